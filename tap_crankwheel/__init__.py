@@ -1,0 +1,1 @@
+"""Singer tap for CrankWheel, the screen-sharing service for sales teams."""

@@ -1,0 +1,1 @@
+"""A CrankWheel account in miniature: seeded data, an HTTP server, and the tap in front of it."""

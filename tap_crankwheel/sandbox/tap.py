@@ -1,0 +1,42 @@
+"""The tap with the sandbox account behind it: no key, no configuration."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import datetime, timezone
+from typing import Any
+
+from tap_crankwheel.sandbox.account import Account
+from tap_crankwheel.sandbox.server import API_KEY, Sandbox
+from tap_crankwheel.tap import TapCrankWheel
+
+#: When the account is looked at: a fixed moment, so that everybody sees the same data.
+NOW = datetime(2026, 9, 1, 15, 20, tzinfo=timezone.utc)
+
+
+class TapCrankWheelSandbox(TapCrankWheel):
+    """Singer tap for a CrankWheel account of made-up data, which it brings along."""
+
+    name = "tap-crankwheel-sandbox"
+
+    def __init__(
+        self,
+        *,
+        config: dict[str, Any] | None = None,
+        parse_env_config: bool = False,
+        **kwargs: Any,  # noqa: ANN401 - the SDK's own arguments
+    ) -> None:
+        """Take the tap's settings, but for those that say what account is read, and when."""
+        account = Account(fixed_now=NOW)
+        sandbox = Sandbox(account)
+        threading.Thread(target=sandbox.serve_forever, daemon=True).start()
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
+        environment = self._env_var_config if parse_env_config else {}
+        its_own = {
+            "api_url": sandbox.url,
+            "api_key": API_KEY,
+            "start_date": account.start.isoformat(),
+            "end_date": NOW.isoformat(),
+        }
+        super().__init__(config={**(config or {}), **environment, **its_own}, **kwargs)

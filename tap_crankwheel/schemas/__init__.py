@@ -1,0 +1,1 @@
+"""JSON schemas, one a stream: what leaves the tap, and the types that payloads are read by."""

@@ -1,0 +1,151 @@
+"""Windows of time: the arithmetic of ranges, periods and timestamps.
+
+Everything here is pure. A moment is a timezone-aware datetime; what leaves this module is UTC.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from datetime import date, datetime, time, timedelta, timezone
+from typing import TYPE_CHECKING, NamedTuple
+
+import pendulum
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PERIODS = ("hour", "day", "week", "month")
+
+#: How much wider than its window a request is, on both sides: whether the API's `from` and `to` are
+#: inclusive, and whether it looks at fractions of a second, is not documented.
+MARGIN = timedelta(seconds=1)
+
+_DATE_FIRST = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
+
+
+class Window(NamedTuple):
+    """The time from `start` up to, not including, `end`; both UTC."""
+
+    start: datetime
+    end: datetime
+
+    def __str__(self) -> str:
+        return f"{self.start:%Y-%m-%d %H:%M} to {self.end:%Y-%m-%d %H:%M}"
+
+
+def parse_timestamp(text: str) -> datetime:
+    """Read an ISO 8601 timestamp.
+
+    Args:
+        text: A date (midnight UTC), or a date and a time, with an offset or without (UTC).
+
+    Returns:
+        The moment, in UTC.
+
+    Raises:
+        ValueError: It is none, or one that the calendar does not have.
+    """
+    if not _DATE_FIRST.match(text):  # pendulum also reads times of today, durations and years
+        msg = "not an ISO 8601 timestamp"
+        raise ValueError(msg)
+    moment = pendulum.parse(text)
+    if not isinstance(moment, pendulum.DateTime):
+        msg = "not one moment"
+        raise ValueError(msg)  # noqa: TRY004 - an interval is a bad value, not a bad type
+    return to_utc(moment)
+
+
+def to_utc(moment: datetime) -> datetime:
+    """Return a moment in UTC; without an offset it is taken for UTC.
+
+    Raises:
+        ValueError: The moment lies outside the years 1 to 9999.
+    """
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=timezone.utc)
+    try:
+        return moment.astimezone(timezone.utc)
+    except OverflowError as error:
+        msg = "outside the years 1 to 9999"
+        raise ValueError(msg) from error
+
+
+def format_timestamp(moment: datetime) -> str:
+    """Write a moment in the one form that leaves the tap: UTC, RFC 3339, six decimals, `Z`."""
+    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat("T", "microseconds") + "Z"
+
+
+def query(window: Window) -> dict[str, str]:
+    """Return the API's `from` and `to` for a window: UTC, whole seconds, none cut off."""
+    end = window.end.replace(microsecond=0)
+    if end < window.end:
+        end += timedelta(seconds=1)
+    return {"from": f"{window.start:%Y-%m-%dT%H:%M:%SZ}", "to": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
+
+
+def widen(window: Window) -> Window:
+    """Return the window with the margin added on both sides."""
+    return Window(window.start - MARGIN, window.end + MARGIN)
+
+
+def split(window: Window, length: timedelta) -> list[Window]:
+    """Cut a window into windows of at most a length, oldest first; none if it is empty."""
+    count = math.ceil((window.end - window.start) / length)
+    edges = [window.start + n * length for n in range(count)]
+    return [Window(edge, min(edge + length, window.end)) for edge in edges]
+
+
+def halve(window: Window) -> list[Window]:
+    """Cut a window in two, at a whole second; nothing comes of one of an hour or less."""
+    length = window.end - window.start
+    if length <= timedelta(hours=1):
+        return []
+    middle = (window.start + length / 2).replace(microsecond=0)
+    return [Window(window.start, middle), Window(middle, window.end)]
+
+
+def periods(window: Window, unit: str, zone: str) -> Iterator[Window]:
+    """Yield the calendar periods that a window touches, whole, oldest first.
+
+    Args:
+        window: From the moment that the first period holds to the end before which the last starts.
+        unit: One of `PERIODS`. A week starts on Monday.
+        zone: An IANA time zone, whose midnights and full hours are the boundaries.
+
+    Yields:
+        Periods that follow each other without gap or overlap. Where the clock is turned back over
+        a full hour, both hours are periods; days and hours that a change of the clock leaves out
+        do not exist.
+    """
+    for start, end in itertools.pairwise(_boundaries(window.start, unit, pendulum.timezone(zone))):
+        if start >= window.end:
+            return
+        if start < end and end > window.start:
+            yield Window(start, end)
+
+
+def _boundaries(start: datetime, unit: str, zone: pendulum.Timezone) -> Iterator[datetime]:
+    """Yield the boundaries of periods, from the one at or before `start` on, without end."""
+    first = pendulum.instance(start).in_timezone(zone).date()
+    if unit != "hour":
+        first = first.start_of(unit)
+    for n in itertools.count():
+        day = first.add(**{"days" if unit == "hour" else f"{unit}s": n})
+        yield _instant(day, 0, zone)
+        if unit == "hour":
+            hours = {_instant(day, hour, zone, fold) for hour in range(24) for fold in (0, 1)}
+            yield from sorted(hour for hour in hours if hour > _instant(day, 0, zone))
+
+
+def _instant(day: date, hour: int, zone: pendulum.Timezone, fold: int = 0) -> datetime:
+    """Return when a local clock shows a full hour, the first or (`fold`) the second time.
+
+    Of an hour that the clock leaves out it is the moment of the change.
+    """
+    first, second = (
+        datetime.combine(day, time(hour, fold=fold), tzinfo=zone).astimezone(timezone.utc)
+        for fold in (0, 1)
+    )
+    return max(first, second) if fold else first
