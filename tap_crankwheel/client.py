@@ -12,10 +12,10 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from http.client import responses
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+import backoff
 import click
 import requests
 import urllib3
@@ -33,13 +33,11 @@ from tap_crankwheel.windows import (
     parse_timestamp,
     query,
     split,
-    widen,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-    from backoff.types import Details
     from singer_sdk.helpers.types import Context, Record
 
     from tap_crankwheel.auth import CrankWheelAuthenticator
@@ -126,6 +124,7 @@ class CrankWheelStream(RESTStream[None]):
 
     allow_redirects = False
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE  # payloads types the rows
+    _LOG_REQUEST_METRICS = False  # private; a line a request, thousands in a backfill
     _tap: TapCrankWheel
 
     @property
@@ -150,12 +149,13 @@ class CrankWheelStream(RESTStream[None]):
         seconds: int = self.config["request_timeout"]
         return seconds
 
-    def get(self, path: str, window: Window | None = None) -> Answer:
+    def get(self, path: str, window: Window | None = None, *, margin: timedelta = MARGIN) -> Answer:
         """Ask for a path, again and again where that may help.
 
         Args:
             path: The path of the endpoint below the API's URL; it may name settings in braces.
             window: The range to ask for, sent as `from` and `to`.
+            margin: How much is added to the range on both sides.
 
         Returns:
             The answer, its outer layer read.
@@ -169,15 +169,21 @@ class CrankWheelStream(RESTStream[None]):
         started = time.monotonic()
         what = f"GET {path}" + (f" for {window}" if window else "")
 
-        def converse(request: requests.PreparedRequest, _: Context | None) -> Answer:
+        @backoff.on_exception(
+            _waits,
+            TryAgainError,
+            max_tries=MAX_TRIES,
+            jitter=self.backoff_jitter,
+            on_backoff=self._before_retry,
+            logger=None,
+        )
+        def converse() -> Answer:
             nonlocal tries
             tries += 1
             self._tap.rate_limit.wait()
             try:
-                # The SDK's one request with its metrics is private, and the decorator of retries
-                # goes around it: an answer that is not JSON must be found out inside.
-                response = self._request(request, None)
-                return payloads.parse(response.content)
+                # The SDK's single request is private; its decorator of retries logs each one twice.
+                return payloads.parse(self._request(request, None).content)
             except _PASSING_FAULTS as error:  # their text holds the URL
                 cause = _root(error)
                 if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
@@ -195,23 +201,23 @@ class CrankWheelStream(RESTStream[None]):
         request = self.build_prepared_request(
             method="GET",
             url=self.url_base + path,
-            params=query(window) if window else None,
+            params=query(window, margin) if window else None,
             headers={"Accept": "application/json"},
         )
         try:
-            return cast("Answer", self.request_decorator(cast("Any", converse))(request, None))
+            return converse()
         except TryAgainError as error:
             seconds = time.monotonic() - started
             msg = f"{what} failed {tries} times in {seconds:.0f} seconds, at last: {error.reason}."
             raise (RangeRefusedError if error.slow and window else CrankWheelError)(msg) from None
         except CrankWheelError as error:
-            error.message = f"{what}: {error.message}"
-            raise
+            msg = f"{what}: {error.message}"
+            raise type(error)(msg) from None
 
     @override
     def validate_response(self, response: requests.Response) -> None:
         status = response.status_code
-        name = f"the API answered {status} {responses.get(status, '')}".rstrip()
+        name = f"the API answered {status} {response.reason or ''}".rstrip()
         if status == HTTPStatus.OK:
             return
         if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -227,13 +233,14 @@ class CrankWheelStream(RESTStream[None]):
         }:
             msg = f"{name}: it refuses the request, perhaps its range."
             raise RangeRefusedError(msg)
-        advice: str = {
+        advices: dict[int, str] = {
             HTTPStatus.UNAUTHORIZED: "it rejects the key: check api_key against the API tab of "
             "your CrankWheel account",
             HTTPStatus.FORBIDDEN: "the key may not read this: use a key that an administrator made "
             "on the API tab of your CrankWheel account",
             HTTPStatus.NOT_FOUND: f"there is no such address: check api_url ({self.url_base})",
-        }.get(status, "the tap does not know what to make of it")
+        }
+        advice = advices.get(status, "the tap does not know what to make of it")
         if "Location" in response.headers:
             target = urlsplit(response.headers["Location"])
             place = target._replace(query="", fragment="", netloc=target.netloc.rpartition("@")[2])
@@ -241,26 +248,8 @@ class CrankWheelStream(RESTStream[None]):
         msg = f"{name}: {advice}."
         raise CrankWheelError(msg)
 
-    @override
-    def backoff_wait_generator(self) -> Generator[float, Any, None]:
-        """Yield how long to wait in seconds; end when there is no use in another try."""
-        error: TryAgainError = yield 0.0
-        waited, slow = 0.0, 0
-        for delay in (2.0**n for n in itertools.count(1)):
-            slow += error.slow
-            wait = delay if error.wait is None else error.wait
-            waited += wait
-            if waited > MAX_WAIT or slow > 1:
-                return
-            error = yield wait
-
-    @override
-    def backoff_max_tries(self) -> int:
-        return MAX_TRIES
-
-    @override
-    def backoff_handler(self, details: Details) -> None:
-        error = cast("TryAgainError", details["exception"])
+    def _before_retry(self, details: Any) -> None:  # noqa: ANN401 - backoff's types lack a key
+        error: TryAgainError = details["exception"]
         if error.rate_limited:
             self._tap.rate_limit.hold(details["wait"])
         self.logger.warning(
@@ -271,7 +260,6 @@ class CrankWheelStream(RESTStream[None]):
             details["wait"],
         )
 
-
     def shape_error(self, error: payloads.ShapeError) -> CrankWheelError:
         """Return the error that tells the user of an answer of another shape."""
         advice = "Check api_url; if it is right, the API is not as the tap knows it"
@@ -279,6 +267,19 @@ class CrankWheelStream(RESTStream[None]):
             other = {"usage": "usage_new", "usage_new": "usage"}[self.config["usage_endpoint"]]
             advice += f", and setting usage_endpoint to {other} may help"
         return CrankWheelError(f"{self.name}: {error}. {advice}.")
+
+
+def _waits() -> Generator[float, Any, None]:
+    """Yield how long to wait in seconds after each failure; end when another try is no use."""
+    error: TryAgainError = yield 0.0
+    waited, slow = 0.0, 0
+    for delay in (2.0**n for n in itertools.count(1)):
+        slow += error.slow
+        wait = delay if error.wait is None else error.wait
+        waited += wait
+        if waited > MAX_WAIT or slow > 1:
+            return
+        error = yield wait
 
 
 def _root(error: BaseException) -> BaseException:
@@ -454,11 +455,11 @@ class EventStream(HistoryStream):
     def _answers(self, window: Window) -> list[tuple[Window, Answer]]:
         """Ask for a window, and if the API refuses it, for its halves."""
         try:
-            return [(window, self.get(self.path, widen(window)))]
+            return [(window, self.get(self.path, window))]
         except RangeRefusedError as error:
             if not (halves := halve(window)):
-                error.message += " An hour is the shortest range that is tried."
-                raise
+                msg = f"{error.message} An hour is the shortest range that is tried."
+                raise RangeRefusedError(msg) from None
             self.logger.warning("%s Asking for the halves of %s", error.message, window)
             return [answer for half in halves for answer in self._answers(half)]
 

@@ -1,8 +1,8 @@
 """Payloads: raw JSON in, typed rows out.
 
-Everything here is pure. Nothing that the API sends is lost: a field that a schema does not name, and
-a value that does not fit its type, goes into the row's `extra` under its own name. No message of
-an error holds a value, since values can be personal data.
+Everything here is pure. Nothing that the API sends is lost: a field that a schema does not name,
+and a value that does not fit its type, goes into the row's `extra` under its own name. No message
+of an error holds a value, since values can be personal data.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _INT64 = range(-(2**63), 2**63)
 _MISFIT = object()
 _CANONICAL = re.compile(r"....-..-..T..:..:..\.......Z")
 
-# What some targets refuse, and would refuse again at every run: U+0000 and halves of surrogate pairs.
-# An escape is matched as a whole, so that in "\\u0000" the second backslash starts nothing.
+# What targets refuse, and would refuse again at every run: U+0000 and halves of surrogate pairs. An
+# escape is matched as a whole, so that in "\\u0000" the second backslash starts nothing.
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 _ESCAPE = re.compile(
     rb"\\(?:(u[dD][89abAB]..\\u[dD][c-fC-F]..)|(u0000|u[dD][89a-fA-F]..)|.)", re.DOTALL
@@ -56,7 +56,7 @@ def _finite(text: str) -> float | str:
     return number if math.isfinite(number) else text
 
 
-_answer_decoder = msgspec.json.Decoder(Answer)
+_answer_decoder: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 _list_decoder = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _decode = msgspec.json.Decoder(float_hook=_finite).decode
 
@@ -209,7 +209,7 @@ class RowReader:
         self._fields = _readers(schema, made)
 
     def __call__(self, raw: Row) -> Row:
-        """Return the row of a raw object, which is used up: all its fields, typed, or in `extra`."""
+        """Return the row of a raw object, which is used up: its fields, typed or in `extra`."""
         row = self._blank.copy()
         misfits: Row = {}
         for name, read in self._fields:
@@ -404,6 +404,7 @@ def _user_list(answer: Answer) -> list[msgspec.Raw]:
 def period_stats(  # noqa: PLR0913 - two answers, and what says how to read them
     usage: Answer,
     demo_usage: Answer,
+    *,
     period: Window,
     unit: str,
     read_session: RowReader,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from tap_crankwheel.client import (
     RangeRefusedError,
 )
 from tap_crankwheel.payloads import RowReader
-from tap_crankwheel.windows import Window, periods, widen
+from tap_crankwheel.windows import Window, periods
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -101,24 +102,27 @@ class StatsStream(HistoryStream):
         return window.start
 
     @cached_property
-    def _readers(self) -> tuple[RowReader, RowReader]:
+    def _readers(self) -> dict[str, RowReader]:
         account = SCHEMAS.get_schema(AccountStats.name)
         made = [name for name in account["properties"] if name != "stats"]
         sessions = SCHEMAS.get_schema(UsageSessions.name)
-        return RowReader(sessions, made=["id"]), RowReader(account, made)
+        return {
+            "read_session": RowReader(sessions, made=["id"]),
+            "read_account": RowReader(account, made),
+        }
 
     def compute(self, period: Window, *, with_canceled: bool = False) -> tuple[Row, list[Row]]:
         """Ask for a period, to its end or to now, and count."""
         asked = Window(period.start, min(period.end, self._tap.now))
         try:
-            usage = self.get(self.path, widen(asked))
+            usage = self.get(self.path, asked)
             # No margin: nothing tells what of a mere count lies within it.
-            demo_usage = self.get(DEMO_USAGE, asked) if with_canceled else None
+            demo_usage = self.get(DEMO_USAGE, asked, margin=timedelta(0)) if with_canceled else None
         except RangeRefusedError as error:
-            error.message += " Set stats_period to a shorter period."
-            raise
+            msg = f"{error.message} Set stats_period to a shorter period."
+            raise RangeRefusedError(msg) from None
         unit = self.config["stats_period"]
-        return payloads.period_stats(usage, demo_usage, period, unit, *self._readers)
+        return payloads.period_stats(usage, demo_usage, period=period, unit=unit, **self._readers)
 
 
 class AccountStats(StatsStream):

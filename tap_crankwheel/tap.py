@@ -214,17 +214,36 @@ class TapCrankWheel(Tap):
 
     def _setting_errors(self) -> Iterator[str]:
         """Yield what is wrong with settings that have the right types."""
-        config = self.config
-        if "api_key" not in config:
+        yield from self._key_errors()
+        yield from self._date_errors()
+        try:
+            pendulum.timezone(self.config["timezone"])
+        except (ValueError, OSError):
+            yield "timezone is not in the IANA list: write it as America/New_York."
+        url = urlsplit(self.config["api_url"])
+        if url.scheme not in {"http", "https"} or not url.hostname:
+            yield "api_url is no URL: write it with its scheme, as https://meeting.is/ss/api."
+        elif url.scheme == "http" and url.hostname not in LOCAL_HOSTS:
+            yield "api_url begins with http://, and the key would travel in clear: use https://."
+        if self.config.get("batch_config"):
+            yield (
+                "batch_config is not supported: batch files would hold fields that you "
+                "deselected. Remove it."
+            )
+
+    def _key_errors(self) -> Iterator[str]:
+        if "api_key" not in self.config:
             yield (
                 "api_key is missing: an administrator makes one on the API tab of the CrankWheel "
                 "account; set it in the configuration or as TAP_CRANKWHEEL_API_KEY."
             )
-        else:
-            try:
-                CrankWheelAuthenticator(str(config["api_key"]))
-            except ValueError as error:
-                yield f"api_key cannot be used: {error}."
+            return
+        try:
+            CrankWheelAuthenticator(str(self.config["api_key"]))
+        except ValueError as error:
+            yield f"api_key cannot be used: {error}."
+
+    def _date_errors(self) -> Iterator[str]:
         dates = {}
         for setting in ("start_date", "end_date"):
             try:
@@ -236,20 +255,6 @@ class TapCrankWheel(Tap):
             yield "start_date lies before 1970."
         if start and end and end < start:
             yield "end_date lies before start_date: exchange them, or remove end_date."
-        try:
-            pendulum.timezone(config["timezone"])
-        except (ValueError, OSError):
-            yield "timezone is not in the IANA list: write it as America/New_York."
-        url = urlsplit(config["api_url"])
-        if url.scheme not in {"http", "https"} or not url.hostname:
-            yield "api_url is no URL: write it with its scheme, as https://meeting.is/ss/api."
-        elif url.scheme == "http" and url.hostname not in LOCAL_HOSTS:
-            yield "api_url begins with http://, and the key would travel in clear: use https://."
-        if config.get("batch_config"):
-            yield (
-                "batch_config is not supported: batch files would hold fields that you "
-                "deselected. Remove it."
-            )
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:
@@ -277,7 +282,7 @@ class TapCrankWheel(Tap):
 
     @classmethod
     @override
-    def invoke(cls, **kwargs: Any) -> None:  # type: ignore[override]
+    def invoke(cls, **kwargs: Any) -> None:
         for option in ("state", "catalog"):
             if file := kwargs.get(option):
                 with _readable(f"--{option}"):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 PERIODS = ("hour", "day", "week", "month")
 
-#: How much wider than its window a request is, on both sides: whether the API's `from` and `to` are
-#: inclusive, and whether it looks at fractions of a second, is not documented.
+#: How much wider than its window a request for a list is, on both sides: whether the API's `from`
+#: and `to` are inclusive, and whether it looks at fractions of a second, is not documented.
 MARGIN = timedelta(seconds=1)
 
 _DATE_FIRST = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
@@ -54,7 +54,8 @@ def parse_timestamp(text: str) -> datetime:
     if not isinstance(moment, pendulum.DateTime):
         msg = "not one moment"
         raise ValueError(msg)  # noqa: TRY004 - an interval is a bad value, not a bad type
-    return to_utc(moment)
+    # A plain datetime: pendulum's own does not do arithmetic in a zone of the standard library.
+    return to_utc(datetime.fromisoformat(moment.isoformat()))
 
 
 def to_utc(moment: datetime) -> datetime:
@@ -77,17 +78,12 @@ def format_timestamp(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat("T", "microseconds") + "Z"
 
 
-def query(window: Window) -> dict[str, str]:
-    """Return the API's `from` and `to` for a window: UTC, whole seconds, none cut off."""
-    end = window.end.replace(microsecond=0)
-    if end < window.end:
-        end += timedelta(seconds=1)
-    return {"from": f"{window.start:%Y-%m-%dT%H:%M:%SZ}", "to": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
-
-
-def widen(window: Window) -> Window:
-    """Return the window with the margin added on both sides."""
-    return Window(window.start - MARGIN, window.end + MARGIN)
+def query(window: Window, margin: timedelta) -> dict[str, str]:
+    """Return the API's `from` and `to` for a window with a margin: UTC, whole seconds."""
+    start, end = window.start - margin, window.end + margin
+    if end.microsecond:
+        end = end.replace(microsecond=0) + timedelta(seconds=1)
+    return {"from": f"{start:%Y-%m-%dT%H:%M:%SZ}", "to": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
 
 
 def split(window: Window, length: timedelta) -> list[Window]:

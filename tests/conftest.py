@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+from tap_crankwheel.sandbox.server import Sandbox
+from tests.support import small_account
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# How long an example takes says something of the machine, not of the tap.
+settings.register_profile("default", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=5000)
+settings.load_profile("default")
+
+# What is set on the machine is none of the tests' business.
+for name in list(os.environ):
+    if name.startswith("TAP_CRANKWHEEL") or name.upper().endswith("PROXY"):
+        del os.environ[name]
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(small_account()).running() as server:
+        yield server

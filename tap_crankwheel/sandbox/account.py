@@ -1,8 +1,8 @@
 """The data of the sandbox account.
 
-Each day is made from the seed and its date alone, so the account is the same whatever range is asked
-for and whenever that is. What the API's description leaves open (the keys inside `stats`, the name
-and shape of `log`, the form of timestamps) is made up here; the tap depends on none of it.
+Each day is made from the seed and its date alone, so the account is the same whatever range is
+asked for and whenever that is. What the API's description leaves open (the keys inside `stats`, the
+name and shape of `log`, the form of timestamps) is made up here; the tap depends on none of it.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ class Account:
         rng = random.Random(f"{self.seed} sessions {day}")
         count = self._count(rng, day, self.sessions_per_day)
         return [
-            session
-            for n in range(count)
-            if (session := self._session(rng, day, n)) is not None
+            session for n in range(count) if (session := self._session(rng, day, n)) is not None
         ]
 
     def _session(self, rng: random.Random, day: date, n: int) -> Row | None:
@@ -130,15 +128,15 @@ class Account:
         requests += twice
         for request in requests:
             del request["twice"]
-        return [r for r in requests if r["start_ts"] <= _seconds(self.now)]
+        return [r for r in requests if r["start_ts"] <= seconds_text(self.now)]
 
     def _demo_request(self, rng: random.Random, day: date) -> Row:
         start = _moment(rng, day)
         agent, wait, roll = rng.randrange(self.agents), int(rng.expovariate(1 / 240)), rng.random()
-        handled = roll < 0.75 and start + timedelta(seconds=wait) <= self.now  # noqa: PLR2004
+        handled = roll < 0.75 and start + timedelta(seconds=wait) <= self.now
         last = start + timedelta(seconds=wait + int(rng.expovariate(1 / 900)) if handled else 60)
-        confirmed = rng.random() < 0.8  # noqa: PLR2004
-        shared = rng.random() < 0.7  # noqa: PLR2004
+        confirmed = rng.random() < 0.8
+        shared = rng.random() < 0.7
         person, place = rng.randrange(10**6), rng.choice(LOCATIONS)
         prospect: Row = {
             "prospect-phone": f"+1555{rng.randrange(10**7):07d}",
@@ -153,21 +151,21 @@ class Account:
             "prospect-team-size": rng.randrange(1, 200),
             "prospect-has-crm": rng.choice((True, False, "not sure")),
         }
-        if rng.random() < 0.6:  # noqa: PLR2004
+        if rng.random() < 0.6:
             prospect["prospect-utm-source"] = rng.choice(SOURCES)
             prospect["prospect-utm-campaign"] = rng.choice(CAMPAIGNS)
         if handled:
             prospect["prospect-enrich-company-employees"] = rng.choice((12, "10-20", "200+"))
         request: Row = {
-            "start_ts": _seconds(start),
-            "last_event_ts": _seconds(min(last, self.now)),
+            "start_ts": seconds_text(start),
+            "last_event_ts": seconds_text(min(last, self.now)),
             "availability_bucket": rng.choice(("full_capacity", "half_capacity", "no_capacity")),
             "seconds_to_respond": wait if handled else "never",
             "call_confirmed": confirmed if handled else "n/a",
             "screenshared": shared if handled and confirmed else "n/a",
             "accepted_from": rng.choice(("extension", "email")) if handled else "n/a",
             "prospect_info": prospect,
-            "twice": rng.random() < 0.03,  # noqa: PLR2004
+            "twice": rng.random() < 0.03,
         }
         if handled:
             request["handled_by"] = f"agent{agent + 1}@example.com"
@@ -182,13 +180,13 @@ class Account:
     def _count(self, rng: random.Random, day: date, average: int) -> int:
         if not self.start.date() <= day <= self.now.date():
             return 0
-        weekend = day.isoweekday() > 5  # noqa: PLR2004
+        weekend = day.isoweekday() > 5
         return round(average * (0.1 if weekend else 0.7 + 0.6 * rng.random()))
 
 
 def _moment(rng: random.Random, day: date) -> datetime:
     """Return a moment of the day, UTC: mostly around noon, sometimes close to midnight."""
-    if rng.random() < 0.04:  # noqa: PLR2004
+    if rng.random() < 0.04:
         second = 86_399.9 - rng.random() * 300
     else:
         second = 43_200 + (rng.random() + rng.random() - 1) * 36_000
@@ -200,5 +198,6 @@ def _text(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _seconds(moment: datetime) -> str:
+def seconds_text(moment: datetime) -> str:
+    """Write a moment, UTC, in whole seconds."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import email
+import itertools
+import random
+import socket
+import struct
 import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,11 +22,11 @@ import click
 import msgspec
 from typing_extensions import override
 
-from tap_crankwheel.sandbox.account import Account
+from tap_crankwheel.sandbox.account import Account, seconds_text
 from tap_crankwheel.windows import parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tap_crankwheel.sandbox.account import Row
 
@@ -29,22 +34,51 @@ BASE_PATH = "/ss/api"
 API_KEY = "sandbox-key"
 
 
+@dataclass
+class Behaviour:
+    """How the sandbox answers where the API's description is silent, and how it fails.
+
+    Args:
+        latency: Seconds that each answer takes.
+        select: Whether a range selects by `start`, by `end` or by any `overlap`.
+        inclusive: Whether what lies on `from` and on `to` is in the range.
+        order: The order of lists: `start`, `reverse` or `shuffled`.
+        range_limit: The longest range that is answered; a longer one gets `limit_status`.
+        limit_status: That status.
+        wrap_users: Whether the list of users comes in an object.
+        faults: For each request in turn a fault, or None for an answer. A status such as `503`, or
+            `429:7` with a Retry-After; `reset`, `truncate`, `html`, `slow:2` seconds, or
+            `redirect:` and a URL.
+    """
+
+    latency: float = 0.0
+    select: str = "start"
+    inclusive: tuple[bool, bool] = (True, True)
+    order: str = "start"
+    range_limit: timedelta = timedelta.max
+    limit_status: int = 400
+    wrap_users: bool = False
+    faults: Iterator[str | None] = field(default_factory=lambda: iter(()))
+
+
 class Sandbox(ThreadingHTTPServer):
     """Serves an account on this machine.
 
     Args:
         account: The account.
+        behaviour: How it answers.
         port: The port; 0 for a free one.
-        latency: Seconds that each answer takes.
     """
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, account: Account, *, port: int = 0, latency: float = 0.0) -> None:
+    def __init__(
+        self, account: Account, behaviour: Behaviour | None = None, *, port: int = 0
+    ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.account = account
-        self.latency = latency
+        self.behaviour = behaviour or Behaviour()
         self.requests: list[str] = []
 
     @property
@@ -55,65 +89,24 @@ class Sandbox(ThreadingHTTPServer):
     @contextmanager
     def running(self) -> Iterator[Sandbox]:
         """Serve in a thread for as long as the context lasts."""
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield self
         finally:
             self.shutdown()
             self.server_close()
 
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a client that hangs up is none of the sandbox's business."""
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1
-    server: Sandbox
-
-    def do_GET(self) -> None:
-        self._handle({"usage": self._usage, "usage_new": self._usage, "demo_usage": self._demos})
-
-    def do_POST(self) -> None:
-        self._handle({})
-
-    def do_DELETE(self) -> None:
-        self._handle({})
-
-    def _handle(self, histories: dict[str, Callable[[datetime, datetime], Row]]) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.requests.append(f"{self.command} {self.path}")
-        if self.server.latency:
-            time.sleep(self.server.latency)
-        url = urlsplit(self.path)
-        base, _, rest = url.path.partition(f"{BASE_PATH}/")
-        name, _, item = rest.partition("/")
-        if self.headers.get("Authorization") != f"Basic {API_KEY}":
-            self._answer(HTTPStatus.UNAUTHORIZED, {"error": "unauthorized"})
-        elif base or (item and name != "user_access"):
-            self._answer(HTTPStatus.NOT_FOUND, {"error": "not found"})
-        elif name in histories:
-            try:
-                start, end = self._range(parse_qs(url.query))
-            except ValueError:
-                self._answer(HTTPStatus.BAD_REQUEST, {"error": "from and to are timestamps"})
-            else:
-                self._answer(HTTPStatus.OK, histories[name](start, end))
-        elif name == "user_access":
-            self._user_access(unquote(item), body)
-        else:
-            self._answer(HTTPStatus.NOT_FOUND, {"error": "not found"})
-
-    def _range(self, params: dict[str, list[str]]) -> tuple[datetime, datetime]:
-        now = self.server.account.now
-        start, end = (parse_timestamp(params[p][0]) if p in params else None for p in ("from", "to"))
-        end = end or now
-        return start or end - timedelta(days=28), end
-
-    def _usage(self, start: datetime, end: datetime) -> Row:
+    def usage(self, start: datetime, end: datetime) -> Row:
+        """Return the answer of `/usage` and `/usage_new`."""
         sessions = [
             session
             for day in self._days(start - timedelta(days=1), end)
-            for session in self.server.account.sessions(day)
-            if start <= parse_timestamp(session["start_date"]) <= end
+            for session in self.account.sessions(day)
+            if self._selects(start, end, session["start_date"], session["end_date"])
         ]
         meetings = Counter(session["email"] for session in sessions)
         seconds: Counter[str] = Counter()
@@ -127,27 +120,119 @@ class _Handler(BaseHTTPRequestHandler):
                     for agent in sorted(meetings)
                 },
             },
-            "sessions": sessions,
+            "sessions": self._ordered(sessions, "start_date"),
         }
 
-    def _demos(self, start: datetime, end: datetime) -> Row:
-        account, days = self.server.account, list(self._days(start, end))
+    def demo_usage(self, start: datetime, end: datetime) -> Row:
+        """Return the answer of `/demo_usage`."""
+        days = list(self._days(start - timedelta(days=1), end))
+        requests = [
+            request
+            for day in days
+            for request in self.account.demo_requests(day)
+            if self._selects(start, end, request["start_ts"], request["last_event_ts"])
+        ]
+        canceled = [moment for day in days for moment in self.account.canceled(day)]
         return {
-            "total_canceled_requests": sum(
-                start <= moment <= end for day in days for moment in account.canceled(day)
-            ),
-            "sessions": [
-                request
-                for day in days
-                for request in account.demo_requests(day)
-                if start <= parse_timestamp(request["start_ts"]) <= end
-            ],
+            "total_canceled_requests": sum(start <= moment < end for moment in canceled),
+            "sessions": self._ordered(requests, "start_ts"),
         }
+
+    def _selects(self, start: datetime, end: datetime, first: str, last: str) -> bool:
+        """Say whether a range selects what lasted from one moment to another."""
+        # Compared as text, which is quick. Some timestamps have fractions of a second, others not.
+        low, high = seconds_text(start)[:-1], seconds_text(end)[:-1]
+        since, until = {"start": (first, first), "end": (last, last), "overlap": (last, first)}[
+            self.behaviour.select
+        ]
+        since, until = (text[:-1].removesuffix(".000000") for text in (since, until))
+        after = since >= low if self.behaviour.inclusive[0] else since > low
+        before = until <= high if self.behaviour.inclusive[1] else until < high
+        return after and before
+
+    def _ordered(self, rows: list[Row], key: str) -> list[Row]:
+        rows.sort(key=lambda row: str(row[key]), reverse=self.behaviour.order == "reverse")
+        if self.behaviour.order == "shuffled":
+            random.Random(len(rows)).shuffle(rows)
+        return rows
 
     def _days(self, start: datetime, end: datetime) -> Iterator[date]:
-        account = self.server.account
-        first, last = max(start, account.start).date(), min(end, account.now).date()
+        first, last = max(start, self.account.start).date(), min(end, self.account.now).date()
         return (first + timedelta(days=n) for n in range((last - first).days + 1))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server: Sandbox
+
+    def do_GET(self) -> None:
+        self._handle()
+
+    do_POST = do_DELETE = do_GET  # noqa: N815 - the names that http.server calls
+
+    def _handle(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.requests.append(f"{self.command} {self.path}")
+        behaviour = self.server.behaviour
+        if behaviour.latency:
+            time.sleep(behaviour.latency)
+        url = urlsplit(self.path)
+        base, _, rest = url.path.partition(f"{BASE_PATH}/")
+        name, _, item = rest.partition("/")
+        histories = {
+            "usage": self.server.usage,
+            "usage_new": self.server.usage,
+            "demo_usage": self.server.demo_usage,
+        }
+        if (fault := next(behaviour.faults, None)) is not None and self._fail(fault):
+            return
+        if self.headers.get("Authorization") != f"Basic {API_KEY}":
+            self._answer(HTTPStatus.UNAUTHORIZED, {"error": "unauthorized"})
+        elif name == "user_access" and not base:
+            self._user_access(unquote(item), body)
+        elif name not in histories or base or item or self.command != "GET":
+            self._answer(HTTPStatus.NOT_FOUND, {"error": "not found"})
+        else:
+            try:
+                start, end = self._range(parse_qs(url.query))
+            except ValueError:
+                self._answer(HTTPStatus.BAD_REQUEST, {"error": "from and to are timestamps"})
+                return
+            if end - start > behaviour.range_limit:
+                self._answer(behaviour.limit_status, {"error": "the range is too long"})
+                return
+            self._answer(HTTPStatus.OK, histories[name](start, end))
+
+    def _range(self, params: dict[str, list[str]]) -> tuple[datetime, datetime]:
+        given = {name: parse_timestamp(values[0]) for name, values in params.items()}
+        end = given.get("to", self.server.account.now)
+        return given.get("from", end - timedelta(days=28)), end
+
+    def _fail(self, fault: str) -> bool:
+        """Fail as told; return whether that was the answer."""
+        kind, _, argument = fault.partition(":")
+        if kind == "slow":
+            time.sleep(float(argument))
+            return False
+        if kind == "reset":
+            # Closed with data pending and no lingering, the connection is reset.
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.close_connection = True
+            self.connection.close()
+        elif kind == "truncate":
+            self._send(HTTPStatus.OK, b'{"sessions": [', length=1000)
+            self.close_connection = True
+        elif kind == "html":
+            self._send(HTTPStatus.OK, b"<html><body>Back soon</body></html>", kind="text/html")
+        elif kind == "redirect":
+            self._send(HTTPStatus.FOUND, b"", {"Location": argument})
+        else:
+            headers = {"Retry-After": argument} if argument else {}
+            self._send(int(kind), b'{"error": "made up"}', headers)
+        return True
 
     def _user_access(self, address: str, body: bytes) -> None:
         users = self.server.account.users
@@ -156,8 +241,10 @@ class _Handler(BaseHTTPRequestHandler):
             users[user["email"]] = user
             self._answer(HTTPStatus.CREATED, user)
         elif not address and self.command == "GET":
-            self._answer(HTTPStatus.OK, list(users.values()))
-        elif address not in users:
+            listed = list(users.values())
+            wrapped = self.server.behaviour.wrap_users
+            self._answer(HTTPStatus.OK, {"users": listed} if wrapped else listed)
+        elif address not in users or self.command == "POST":
             self._answer(HTTPStatus.NOT_FOUND, {"error": "no such user"})
         elif self.command == "DELETE":
             del users[address]
@@ -182,12 +269,24 @@ class _Handler(BaseHTTPRequestHandler):
             "in_demo_pool": form.get("user_access[in_demo_pool]") == "true",
         }
 
-    def _answer(self, status: HTTPStatus, document: Any) -> None:  # noqa: ANN401 - any JSON
-        body = b"" if document is None else msgspec.json.encode(document)
+    def _answer(self, status: int, document: Any) -> None:  # noqa: ANN401 - any JSON
+        self._send(status, b"" if document is None else msgspec.json.encode(document))
+
+    def _send(
+        self,
+        status: int,
+        body: bytes,
+        headers: dict[str, str] | None = None,
+        *,
+        kind: str = "application/json",
+        length: int | None = None,
+    ) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         if status != HTTPStatus.NO_CONTENT:
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(length or len(body)))
         self.end_headers()
         self.wfile.write(body)
 
@@ -197,17 +296,58 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @click.command()
-@click.option("--port", default=8765, show_default=True, help="Port on this machine; 0: a free one.")
+@click.option("--port", default=8765, show_default=True, help="Port here; 0 for a free one.")
 @click.option("--seed", default=1, show_default=True, help="Another seed is another account.")
 @click.option("--agents", default=8, show_default=True, help="How many agents present.")
 @click.option("--sessions-per-day", default=30, show_default=True, help="On a working day.")
 @click.option("--days", default=60, show_default=True, help="Days of history.")
 @click.option("--now", help="Look at the account at this moment. [default: the clock's]")
 @click.option("--latency", default=0.0, help="Seconds that each answer takes.")
-def serve(port: int, latency: float, now: str | None, **account: int) -> None:
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    help="Fail: a status such as 503, or 429:7 with a Retry-After; reset, truncate, html, slow:2 "
+    "(seconds), redirect:URL. Several take turns.",
+)
+@click.option("--fault-every", default=5, show_default=True, help="How often: each n-th request.")
+@click.option(
+    "--select", type=click.Choice(["start", "end", "overlap"]), default="start", show_default=True,
+    help="What of a session or request has to be in the range.",
+)  # fmt: skip
+@click.option(
+    "--order", type=click.Choice(["start", "reverse", "shuffled"]), default="start",
+    show_default=True, help="Of lists.",
+)  # fmt: skip
+@click.option("--exclusive", is_flag=True, help="What lies on `from` or `to` is not in the range.")
+@click.option("--range-limit", type=float, help="Refuse ranges of more days than this with a 400.")
+def serve(  # noqa: PLR0913 - one an option
+    *,
+    port: int,
+    now: str | None,
+    faults: tuple[str, ...],
+    fault_every: int,
+    latency: float,
+    select: str,
+    order: str,
+    exclusive: bool,
+    range_limit: float | None,
+    **account: int,
+) -> None:
     """Serve a CrankWheel account of made-up data, to try the tap or to develop against."""
     moment = parse_timestamp(now).astimezone(timezone.utc) if now else None
-    sandbox = Sandbox(Account(**account, fixed_now=moment), port=port, latency=latency)
+    turns = itertools.cycle(
+        turn for fault in faults for turn in (*[None] * (fault_every - 1), fault)
+    )
+    behaviour = Behaviour(
+        latency=latency,
+        select=select,
+        inclusive=(not exclusive, not exclusive),
+        order=order,
+        range_limit=timedelta(days=range_limit) if range_limit else timedelta.max,
+        faults=turns,
+    )
+    sandbox = Sandbox(Account(**account, fixed_now=moment), behaviour, port=port)
     click.echo(f"api_url: {sandbox.url}\napi_key: {API_KEY}\n")
     click.echo(f"curl -H 'Authorization: Basic {API_KEY}' {sandbox.url}/user_access")
     with sandbox:

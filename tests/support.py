@@ -1,0 +1,154 @@
+"""What several tests need: an account, a run of the tap, and what it ought to say."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from tap_crankwheel.sandbox.account import Account
+from tap_crankwheel.sandbox.server import API_KEY, Sandbox
+from tap_crankwheel.tap import TapCrankWheel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Row = dict[str, Any]
+
+NOW = datetime(2026, 9, 1, 15, 20, tzinfo=timezone.utc)
+STREAMS = ("account_stats", "agent_stats", "demo_requests", "usage_sessions", "users")
+
+
+def small_account(**kwargs: Any) -> Account:
+    return Account(**{"agents": 4, "sessions_per_day": 12, "days": 20, "fixed_now": NOW, **kwargs})
+
+
+def config_for(sandbox: Sandbox, **settings: Any) -> Row:
+    return {
+        "api_url": sandbox.url,
+        "api_key": API_KEY,
+        "start_date": (sandbox.account.start - timedelta(days=1)).isoformat(),
+        "end_date": sandbox.account.now.isoformat(),
+        **settings,
+    }
+
+
+@dataclass
+class Output:
+    """The messages of a run."""
+
+    lines: list[str]
+    messages: list[Row] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.messages = [json.loads(line) for line in self.lines]
+
+    @property
+    def types(self) -> list[tuple[str, str | None]]:
+        return [(message["type"], message.get("stream")) for message in self.messages]
+
+    @property
+    def states(self) -> list[Row]:
+        return [message["value"] for message in self.messages if message["type"] == "STATE"]
+
+    @property
+    def state(self) -> Row:
+        return self.states[-1]
+
+    @property
+    def bookmarks(self) -> dict[str, str]:
+        bookmarks = self.state["bookmarks"]
+        return {
+            stream: bookmark["replication_key_value"]
+            for stream, bookmark in bookmarks.items()
+            if "replication_key_value" in bookmark
+        }
+
+    @property
+    def records(self) -> dict[str, list[Row]]:
+        records = defaultdict(list)
+        for message in self.messages:
+            if message["type"] == "RECORD":
+                records[message["stream"]].append(message["record"])
+        return records
+
+
+@contextmanager
+def captured() -> Iterator[list[str]]:
+    """Collect what is written to standard output, as lines."""
+    lines: list[str] = []
+    stdout, sys.stdout = sys.stdout, io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    try:
+        yield lines
+    finally:
+        sys.stdout.flush()
+        lines += sys.stdout.buffer.getvalue().decode().splitlines()  # type: ignore[attr-defined]
+        sys.stdout = stdout
+
+
+def sync(config: Row, *, state: Row | None = None, select: tuple[str, ...] = STREAMS) -> Output:
+    """Run the tap in this process."""
+    with captured() as lines:
+        tap = TapCrankWheel(config=config, state=json.loads(json.dumps(state or {})))
+        for name, stream in tap.streams.items():
+            stream.selected = name in select
+        tap.sync_all()
+    return Output(lines)
+
+
+def days(account: Account) -> list[datetime]:
+    return [account.start + timedelta(days=n) for n in range(account.days + 1)]
+
+
+def all_sessions(account: Account) -> list[Row]:
+    return [session for day in days(account) for session in account.sessions(day.date())]
+
+
+def all_requests(account: Account) -> list[Row]:
+    return [request for day in days(account) for request in account.demo_requests(day.date())]
+
+
+def expected_sessions(account: Account) -> list[Row]:
+    """Return the account's sessions as they ought to arrive, written without the tap's code."""
+    blank = dict.fromkeys(
+        ("agent_name", "webcam_s", "viewer_info", "log", "extra"),
+    )
+    return [{**blank, **s, "id": str(s["session_id"])} for s in all_sessions(account)]
+
+
+def expected_requests(account: Account) -> list[Row]:
+    """Return the account's requests as they ought to arrive, but for their ids."""
+
+    def text(value: object) -> str:
+        return value if isinstance(value, str) else json.dumps(value)
+
+    def expect(request: Row) -> Row:
+        row: Row = {"handled_by": None, "extra": None, **request}
+        for key in ("seconds_to_respond", "call_confirmed", "screenshared", "accepted_from"):
+            row[key] = None if row[key] in {"never", "n/a"} else row[key]
+        for key in ("start_ts", "last_event_ts"):
+            row[key] = row[key].replace("Z", ".000000Z")
+        row["prospect_info"] = {k: text(v) for k, v in row["prospect_info"].items()}
+        return row
+
+    return [expect(request) for request in all_requests(account)]
+
+
+def expected_users(account: Account) -> list[Row]:
+    return [
+        {**user, "in_demo_pool": bool(user["in_demo_pool"]), "extra": None}
+        for user in account.users.values()
+    ]
+
+
+def canonical(rows: list[Row], *without: str) -> list[str]:
+    """Return rows in a form that compares them whatever their order."""
+    return sorted(
+        json.dumps({k: v for k, v in row.items() if k not in without}, sort_keys=True)
+        for row in rows
+    )

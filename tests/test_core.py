@@ -1,0 +1,13 @@
+"""The SDK's own standard tests of a tap, against the sandbox."""
+
+from __future__ import annotations
+
+from singer_sdk.testing import SuiteConfig, get_tap_test_class
+
+from tap_crankwheel.sandbox.tap import TapCrankWheelSandbox
+
+TestTapCrankWheel = get_tap_test_class(
+    TapCrankWheelSandbox,
+    config={},
+    suite_config=SuiteConfig(max_records_limit=500),
+)
