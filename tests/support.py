@@ -87,7 +87,7 @@ def captured() -> Iterator[list[str]]:
         yield lines
     finally:
         sys.stdout.flush()
-        lines += sys.stdout.buffer.getvalue().decode().splitlines()  # type: ignore[attr-defined]
+        lines += sys.stdout.buffer.getvalue().decode().splitlines()
         sys.stdout = stdout
 
 

@@ -297,7 +297,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @click.command()
 @click.option("--port", default=8765, show_default=True, help="Port here; 0 for a free one.")
-@click.option("--seed", default=1, show_default=True, help="Another seed is another account.")
+@click.option("--seed", default=6, show_default=True, help="Another seed is another account.")
 @click.option("--agents", default=8, show_default=True, help="How many agents present.")
 @click.option("--sessions-per-day", default=30, show_default=True, help="On a working day.")
 @click.option("--days", default=60, show_default=True, help="Days of history.")
