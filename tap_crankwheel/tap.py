@@ -232,16 +232,19 @@ class TapCrankWheel(Tap):
             )
 
     def _key_errors(self) -> Iterator[str]:
-        if "api_key" not in self.config:
+        key = self.config.get("api_key")
+        if key is None:
             yield (
                 "api_key is missing: an administrator makes one on the API tab of the CrankWheel "
                 "account; set it in the configuration or as TAP_CRANKWHEEL_API_KEY."
             )
-            return
-        try:
-            CrankWheelAuthenticator(str(self.config["api_key"]))
-        except ValueError as error:
-            yield f"api_key cannot be used: {error}."
+        elif not isinstance(key, str):
+            yield "api_key is not text: write it in quotes."
+        else:
+            try:
+                CrankWheelAuthenticator(key)
+            except ValueError as error:
+                yield f"api_key cannot be used: {error}."
 
     def _date_errors(self) -> Iterator[str]:
         dates = {}
@@ -289,7 +292,24 @@ class TapCrankWheel(Tap):
                     if not isinstance(json.load(file), dict):
                         raise TypeError
                     file.seek(0)
-        super().invoke(**kwargs)
+        with _mapped():
+            super().invoke(**kwargs)
+
+    @classmethod
+    @override
+    def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
+        with _mapped():
+            super().cb_test(ctx, param, value)
+
+
+@contextlib.contextmanager
+def _mapped() -> Iterator[None]:
+    """Turn what goes wrong in a stream map into one line."""
+    try:
+        yield
+    except MappingError as error:
+        msg = f"stream_maps: {error}"
+        raise CrankWheelError(msg) from None
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from singer_sdk.logging import ConsoleFormatter
 
 from tap_crankwheel.sandbox.server import Sandbox
 from tests.support import small_account
@@ -21,6 +24,18 @@ settings.load_profile("default")
 for name in list(os.environ):
     if name.startswith("TAP_CRANKWHEEL") or name.upper().endswith("PROXY"):
         del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _command_line() -> Iterator[None]:
+    """Undo what a command line sets for its process."""
+    root, hook = logging.getLogger(), sys.excepthook
+    level = root.level
+    yield
+    root.handlers = [h for h in root.handlers if not isinstance(h.formatter, ConsoleFormatter)]
+    root.setLevel(level)
+    sys.excepthook = hook
+    logging.captureWarnings(capture=False)
 
 
 @pytest.fixture

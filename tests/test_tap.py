@@ -1,0 +1,261 @@
+"""Settings and the command line: what a user can get wrong, and what they are told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from tap_crankwheel.sandbox.server import API_KEY, Sandbox
+from tap_crankwheel.sandbox.tap import TapCrankWheelSandbox
+from tap_crankwheel.tap import TapCrankWheel
+from tests.support import Row, config_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import click
+
+SECRET = "k3y-that-must-not-appear"  # noqa: S105
+
+
+def run(tmp_path: Path, config: object, *arguments: str, state: object = None) -> Result:
+    """Run the tap's command line in this process; an exception that is no message fails a test."""
+    path = tmp_path / "config.json"
+    path.write_text(config if isinstance(config, str) else json.dumps(config))
+    if state is not None:
+        state_path = tmp_path / "state.json"
+        state_path.write_text(state if isinstance(state, str) else json.dumps(state))
+        arguments += ("--state", str(state_path))
+    command: click.Command = TapCrankWheel.cli
+    return CliRunner().invoke(command, ["--config", str(path), *arguments], catch_exceptions=False)
+
+
+def told(result: Result) -> str:
+    """Return the one line that a failed run ends with."""
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    (error,) = errors
+    assert result.stderr.splitlines()[-1] == error
+    return error
+
+
+@pytest.mark.parametrize("arguments", [(), ("--test",)], ids=["run", "test"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"api_key": None}, "api_key is missing: an administrator makes one"),
+        ({"api_key": ""}, "api_key cannot be used: it is empty"),
+        ({"api_key": "  "}, "api_key cannot be used: it is empty"),
+        ({"api_key": 12345}, "api_key is not text: write it in quotes"),
+        ({"api_key": f'"{SECRET}"'}, "api_key cannot be used: it is wrapped in quotes"),
+        ({"api_key": f"{SECRET} x"}, "api_key cannot be used: it holds a space"),
+        ({"api_key": f"{SECRET}\nx"}, "api_key cannot be used: it holds a space"),
+        ({"api_key": f"{SECRET}é"}, "api_key cannot be used: it holds a space or a character"),
+        ({"start_date": "yesterday"}, "start_date is no date: write it as"),
+        ({"start_date": "2026-02-30"}, "start_date is no date"),
+        ({"start_date": "2026"}, "start_date is no date"),
+        ({"start_date": "0001-01-01"}, "start_date lies before 1970"),
+        ({"end_date": "2027-02-29T00:00:00Z"}, "end_date is no date"),
+        ({"start_date": "2026-08-02", "end_date": "2026-08-01"}, "end_date lies before start_date"),
+        ({"timezone": "Mars/Olympus"}, "timezone is not in the IANA list"),
+        ({"timezone": "../etc/passwd"}, "timezone is not in the IANA list"),
+        ({"timezone": ""}, "timezone is not in the IANA list"),
+        ({"stats_period": "year"}, "'year' is not one of ['hour', 'day', 'week', 'month']"),
+        ({"usage_endpoint": "user_access"}, "is not one of ['usage', 'usage_new']"),
+        ({"window_days": 0}, "window_days"),
+        ({"lookback_days": -1}, "lookback_days"),
+        ({"custom_questions": "shoesize"}, "custom_questions"),
+        ({"api_url": "meeting.is/ss/api"}, "api_url is no URL: write it with its scheme"),
+        ({"api_url": "https://"}, "api_url is no URL"),
+        ({"api_url": "ftp://meeting.is"}, "api_url is no URL"),
+        ({"api_url": "http://meeting.is/ss/api"}, "the key would travel in clear: use https://"),
+        ({"batch_config": {"encoding": {"format": "jsonl"}}}, "batch_config is not supported"),
+        ({"flattening_enabled": True}, "flattening_max_depth is required"),
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_one_line(
+    sandbox: Sandbox, tmp_path: Path, arguments: tuple[str], settings: Row, message: str
+) -> None:
+    config = config_for(sandbox, **settings)
+    result = run(tmp_path, {k: v for k, v in config.items() if v is not None}, *arguments)
+    assert message in told(result)
+    assert "12345" not in result.output
+    assert SECRET not in result.output
+    assert '"type"' not in result.stdout
+    assert sandbox.requests == []
+
+
+def test_several_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
+    result = run(tmp_path, {"start_date": "x", "timezone": "y"})
+    assert result.exit_code == 1
+    for setting in ("api_key", "start_date", "timezone"):
+        assert f"{setting} is" in result.stderr
+
+
+@pytest.mark.parametrize("key", [f" {API_KEY} ", f"{API_KEY}\n", f"\t{API_KEY}\r\n"], ids=repr)
+def test_white_space_around_the_key_is_dropped(sandbox: Sandbox, tmp_path: Path, key: str) -> None:
+    result = run(tmp_path, config_for(sandbox, api_key=key), "--test")
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"bookmarks": {"usage_sessions": {"replication_key_value": "soon"}}},
+        {"bookmarks": {"usage_sessions": {"replication_key_value": 5}}},
+        {"bookmarks": {"usage_sessions": "2026-08-30"}},
+        {"bookmarks": ["usage_sessions"]},
+        ["usage_sessions"],
+        "{",
+        "",
+    ],
+    ids=repr,
+)
+def test_a_broken_state_is_one_line(sandbox: Sandbox, tmp_path: Path, state: object) -> None:
+    result = run(tmp_path, config_for(sandbox), state=state)
+    assert "state" in told(result)
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("config", ["{", "[3]", "3"], ids=repr)
+def test_a_broken_configuration_is_one_line(tmp_path: Path, config: str) -> None:
+    assert "--config cannot be read" in told(run(tmp_path, config))
+
+
+def test_a_missing_configuration_is_one_line(tmp_path: Path) -> None:
+    result = run(tmp_path, {}, "--config", str(tmp_path / "none.json"))
+    assert "--config cannot be read" in told(result)
+
+
+def test_a_number_in_the_environment_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TAP_CRANKWHEEL_WINDOW_DAYS", "seven")
+    assert "seven" in told(run(tmp_path, {"api_key": "k"}, "--config", "ENV"))
+
+
+def test_settings_come_from_the_environment(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in config_for(sandbox, custom_questions='["team-size"]').items():
+        monkeypatch.setenv(f"TAP_CRANKWHEEL_{name.upper()}", value)
+    result = CliRunner().invoke(TapCrankWheel.cli, ["--config", "ENV"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "prospect-team-size" in result.stdout.split('"stream":"demo_requests"')[1]
+
+
+def test_discovery_needs_no_settings(tmp_path: Path) -> None:
+    result = run(tmp_path, {}, "--discover")
+    assert result.exit_code == 0
+    catalog = json.loads(result.stdout)
+    keys = {stream["stream"]: stream["key_properties"] for stream in catalog["streams"]}
+    assert keys == {
+        "account_stats": ["period", "period_start"],
+        "agent_stats": ["period", "period_start", "email"],
+        "demo_requests": ["id"],
+        "usage_sessions": ["id"],
+        "users": ["email"],
+    }
+    methods = {
+        s["stream"]: (s["replication_method"], s.get("replication_key")) for s in catalog["streams"]
+    }
+    assert methods == {
+        "account_stats": ("INCREMENTAL", "period_start"),
+        "agent_stats": ("INCREMENTAL", "period_start"),
+        "demo_requests": ("INCREMENTAL", "start_ts"),
+        "usage_sessions": ("INCREMENTAL", "start_date"),
+        "users": ("FULL_TABLE", None),
+    }
+
+
+def test_batch_is_not_offered() -> None:
+    about = TapCrankWheel._get_about_info()
+    assert "batch" not in {capability.value for capability in about.capabilities}
+    assert "batch_config" not in about.settings["properties"]
+
+
+def test_meltano_declares_every_setting() -> None:
+    with open("meltano.yml") as file:  # noqa: PTH123
+        project = yaml.safe_load(file)
+    tap, sandbox = project["plugins"]["extractors"]
+    TapCrankWheel.append_builtin_config(TapCrankWheel.config_jsonschema)
+    schema: dict[str, Any] = TapCrankWheel.config_jsonschema["properties"]
+    declared = {setting["name"]: setting for setting in tap["settings"]}
+    assert list(declared) == list(schema)
+    for name, setting in schema.items():
+        types = setting.get("type", "object")
+        kind = next(k for k in ([types] if isinstance(types, str) else types) if k != "null")
+        if "enum" in setting:
+            kind = "options"
+            assert [o["value"] for o in declared[name]["options"]] == setting["enum"]
+        if setting.get("format") == "date-time":
+            kind = "date_iso8601"
+        assert declared[name]["kind"] == kind
+        assert declared[name]["label"] == setting["title"]
+        assert declared[name]["description"] == setting["description"]
+        assert declared[name].get("sensitive", False) == bool(setting.get("secret"))
+    capabilities = {capability.value for capability in TapCrankWheel.capabilities}
+    assert set(tap["capabilities"]) == capabilities
+    assert sandbox["inherit_from"] == tap["name"]
+    for plugin in (tap, *project["plugins"]["loaders"]):
+        assert plugin["namespace"]
+        assert plugin["pip_url"]
+
+
+# --- the sandbox's tap ---------------------------------------------------------------------------
+
+
+def test_the_sandbox_tap_overrides_what_says_where_and_when(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    elsewhere = {
+        "api_url": "https://meeting.is/ss/api",
+        "api_key": SECRET,
+        "start_date": "2030-01-01",
+        "end_date": "1990-01-01",
+        "stats_period": "month",
+    }
+    for name, value in elsewhere.items():
+        monkeypatch.setenv(f"TAP_CRANKWHEEL_SANDBOX_{name.upper()}", value)
+    for arguments in ([], ["--config", "ENV"]):
+        result = CliRunner().invoke(TapCrankWheelSandbox.cli, arguments, catch_exceptions=False)
+        assert result.exit_code == 0
+        assert '"stream":"usage_sessions","record"' in result.stdout
+        assert SECRET not in result.output
+    assert '"period":"month"' in result.stdout
+
+
+def test_the_installed_commands_end_without_a_traceback(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"api_key": SECRET, "start_date": "soon"}))
+    for module in ("tap_crankwheel",):
+        result = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", module, "--config", str(config)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        assert result.stdout == ""
+        assert "Traceback" not in result.stderr
+        assert "Error: start_date is no date" in result.stderr
+        assert SECRET not in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--test",)], ids=["run", "test"])
+def test_a_stream_map_that_cannot_be_evaluated_is_one_line(
+    sandbox: Sandbox, tmp_path: Path, arguments: tuple[str]
+) -> None:
+    config = config_for(sandbox, stream_maps={"users": {"domain": "not python"}})
+    assert "stream_maps: Failed to evaluate" in told(run(tmp_path, config, *arguments))
