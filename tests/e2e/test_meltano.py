@@ -1,0 +1,210 @@
+"""The tap as its users run it: with Meltano, into real targets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import date, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import psycopg
+from psycopg.rows import dict_row
+
+from tap_crankwheel.sandbox.account import Account
+from tap_crankwheel.sandbox.tap import NOW as SANDBOX_NOW
+from tap_crankwheel.windows import format_timestamp
+from tests.e2e.conftest import ROOT
+from tests.support import (
+    NOW,
+    Row,
+    canonical,
+    config_for,
+    expected_requests,
+    expected_sessions,
+    expected_users,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from tap_crankwheel.sandbox.server import Sandbox
+    from tests.e2e.conftest import Project
+
+
+def environment(sandbox: Sandbox) -> dict[str, str]:
+    config = config_for(sandbox)
+    return {f"TAP_CRANKWHEEL_{name.upper()}": value for name, value in config.items()}
+
+
+def plain(value: object) -> object:
+    """Return what a database gave as the JSON value it was."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if isinstance(value, date):
+        raise TypeError
+    if hasattr(value, "as_integer_ratio") and not isinstance(value, (bool, int, float)):
+        return float(value)  # type: ignore[arg-type]
+    return value
+
+
+def rows(found: Iterable[Row], *, parse: tuple[str, ...] = ()) -> list[Row]:
+    """Return rows without what the target added, and with columns of JSON text parsed."""
+    return [
+        {
+            name: json.loads(value) if name in parse and isinstance(value, str) else plain(value)
+            for name, value in row.items()
+            if not name.startswith("_sdc")
+        }
+        for row in found
+    ]
+
+
+def floats(found: list[Row], *names: str) -> list[Row]:
+    """Return rows with numbers of a type that does not tell 600 from 600.0."""
+    return [
+        {
+            name: float(value) if name in names and value is not None else value
+            for name, value in row.items()
+        }
+        for row in found
+    ]
+
+
+OBJECTS = ("viewer_info", "log", "extra", "prospect_info", "stats")
+NUMBERS = ("duration", "webcam_s", "seconds_to_respond", "total_seconds")
+
+
+def check_account(tables: dict[str, list[Row]], account: Account) -> None:
+    for stream, expected, without in (
+        ("usage_sessions", expected_sessions(account), ()),
+        ("demo_requests", expected_requests(account), ("id",)),
+        ("users", expected_users(account), ()),
+    ):
+        found = floats(rows(tables[stream], parse=OBJECTS), *NUMBERS)
+        assert canonical(found, *without) == canonical(floats(expected, *NUMBERS), *without)
+    assert sum(row["meetings"] for row in tables["account_stats"]) == len(tables["usage_sessions"])
+    assert sum(row["meetings"] for row in tables["agent_stats"]) == len(tables["usage_sessions"])
+
+
+def test_the_sandbox_into_duckdb(project: Project, tmp_path: Path) -> None:
+    path = tmp_path / "warehouse.duckdb"
+    project.meltano(
+        "run", "tap-crankwheel-sandbox", "target-duckdb",
+        TARGET_DUCKDB_FILEPATH=str(path),
+        # Meltano hands these to the plugin that inherits, and they must not matter.
+        TAP_CRANKWHEEL_API_URL="https://meeting.is/ss/api",
+        TAP_CRANKWHEEL_API_KEY="somebody's",
+        TAP_CRANKWHEEL_START_DATE="2030-01-01",
+        TAP_CRANKWHEEL_END_DATE="2031-01-01",
+        HTTP_PROXY="http://127.0.0.1:9",
+        http_proxy="http://127.0.0.1:9",
+    )  # fmt: skip
+    with duckdb.connect(path, read_only=True) as connection:
+        tables = {
+            name: connection.sql(f"select * from crankwheel.{name}")  # noqa: S608
+            for (name,) in connection.sql("select table_name from duckdb_tables()").fetchall()
+        }
+        found = {
+            name: [dict(zip(table.columns, row, strict=True)) for row in table.fetchall()]
+            for name, table in tables.items()
+        }
+    check_account(found, Account(fixed_now=SANDBOX_NOW))
+
+
+def load(project: Project, sandbox: Sandbox, url: str, *arguments: str) -> dict[str, list[Row]]:
+    """Run the tap into PostgreSQL, and return what is there then."""
+    project.meltano(
+        "run", *arguments, "tap-crankwheel", "target-postgres",
+        TARGET_POSTGRES_SQLALCHEMY_URL=url, **environment(sandbox),
+    )  # fmt: skip
+    with psycopg.connect(url, row_factory=dict_row) as connection:
+        names = [
+            "usage_sessions", "demo_requests", "users", "account_stats", "agent_stats",
+        ]  # fmt: skip
+        return {
+            name: connection.execute(f"select * from crankwheel.{name}").fetchall()  # noqa: S608
+            for name in names
+        }
+
+
+def test_an_account_into_postgres_twice(project: Project, sandbox: Sandbox, postgres: str) -> None:
+    first = load(project, sandbox, postgres, "--state-id-suffix=twice")
+    check_account(first, sandbox.account)
+    running = [s["id"] for s in first["usage_sessions"] if s["session_ended"] is False]
+    assert running
+    assert all(user["_sdc_deleted_at"] is None for user in first["users"])
+
+    del sandbox.account.users["agent2@example.com"]
+    sandbox.account.fixed_now = NOW + timedelta(hours=20)
+    sandbox.account.days += 1
+    sandbox.requests.clear()
+    second = load(project, sandbox, postgres, "--state-id-suffix=twice")
+    gone = [user for user in second["users"] if user["_sdc_deleted_at"] is not None]
+    assert [user["email"] for user in gone] == ["agent2@example.com"]
+    second["users"] = [user for user in second["users"] if user not in gone]
+    check_account(second, sandbox.account)
+    finished = {s["id"]: s["session_ended"] for s in second["usage_sessions"]}
+    assert all(finished[number] for number in running)
+    assert len(sandbox.requests) == 9  # with state: the lookback, not the history
+
+
+def test_a_failing_list_of_users_leaves_all_of_them(
+    project: Project, sandbox: Sandbox, postgres: str
+) -> None:
+    before = load(project, sandbox, postgres, "--state-id-suffix=users")["users"]
+    users, sandbox.account.users = sandbox.account.users, {}  # an empty list
+    failed: Any = None
+    try:
+        load(project, sandbox, postgres, "--state-id-suffix=users")
+    except AssertionError as error:
+        failed = str(error)
+    assert "the list of users is empty" in failed
+    assert "Traceback (most recent call last)" not in failed
+    with psycopg.connect(postgres, row_factory=dict_row) as connection:
+        after = connection.execute("select * from crankwheel.users").fetchall()
+    assert {row["email"] for row in after} == set(users)
+    assert canonical(rows(after)) == canonical(rows(before))
+    assert all(row["_sdc_deleted_at"] is None for row in after)
+
+
+def test_the_readmes_query_says_what_it_shows(project: Project) -> None:
+    readme = (ROOT / "README.md").read_text()
+    query = readme.split('uv run python -c "\n')[1].split('"\n```')[0]
+    shown = readme.split("```text\n")[1].split("```")[0]
+    project.meltano("run", "--full-refresh", "tap-crankwheel-sandbox", "target-duckdb")
+    result = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", query],
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == shown.strip()
+
+
+def test_piped_into_a_target_without_meltano(
+    project: Project, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    target = project.folder / ".meltano/loaders/target-jsonl/venv/bin/target-jsonl"
+    (tmp_path / "tap.json").write_text(json.dumps(config_for(sandbox)))
+    (tmp_path / "target.json").write_text('{"do_timestamp_file": false}')
+    command = (
+        f"{sys.executable} -m tap_crankwheel --config tap.json"
+        f" | {target} --config target.json > state.jsonl"
+    )
+    subprocess.run(  # noqa: S603
+        ["/bin/bash", "-o", "pipefail", "-c", command],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    tables = {
+        name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("usage_sessions", "demo_requests", "users", "account_stats", "agent_stats")
+    }
+    check_account(tables, sandbox.account)
+    state = json.loads((tmp_path / "state.jsonl").read_text().splitlines()[-1])
+    assert state["bookmarks"]["usage_sessions"]["replication_key_value"] == format_timestamp(NOW)
