@@ -345,6 +345,10 @@ class HistoryStream(CrankWheelStream):
         """Never: a run reads a part of the history, and the rest stays valid."""
         return False
 
+    @override
+    def get_replication_key_signpost(self, context: Context | None = None) -> None:
+        """Have none in the state: bookmarks are kept from lying in the future here."""
+
     @abstractmethod
     def windows(self, history: Window) -> list[Window]:
         """Return the windows to read a part of the history in, oldest first."""

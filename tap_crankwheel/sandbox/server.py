@@ -138,6 +138,11 @@ class Sandbox(ThreadingHTTPServer):
             "sessions": self._ordered(requests, "start_ts"),
         }
 
+    def users(self) -> Row | list[Row]:
+        """Return the answer of `/user_access`."""
+        users = list(self.account.users.values())
+        return {"users": users} if self.behaviour.wrap_users else users
+
     def _selects(self, start: datetime, end: datetime, first: str, last: str) -> bool:
         """Say whether a range selects what lasted from one moment to another."""
         # Compared as text, which is quick. Some timestamps have fractions of a second, others not.
@@ -241,9 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
             users[user["email"]] = user
             self._answer(HTTPStatus.CREATED, user)
         elif not address and self.command == "GET":
-            listed = list(users.values())
-            wrapped = self.server.behaviour.wrap_users
-            self._answer(HTTPStatus.OK, {"users": listed} if wrapped else listed)
+            self._answer(HTTPStatus.OK, self.server.users())
         elif address not in users or self.command == "POST":
             self._answer(HTTPStatus.NOT_FOUND, {"error": "no such user"})
         elif self.command == "DELETE":
@@ -336,16 +339,15 @@ def serve(  # noqa: PLR0913 - one an option
 ) -> None:
     """Serve a CrankWheel account of made-up data, to try the tap or to develop against."""
     moment = parse_timestamp(now).astimezone(timezone.utc) if now else None
-    turns = itertools.cycle(
-        turn for fault in faults for turn in (*[None] * (fault_every - 1), fault)
-    )
+    # A list, since threads share it, and a generator does not take two calls at a time.
+    turns = [turn for fault in faults for turn in (*[None] * (fault_every - 1), fault)]
     behaviour = Behaviour(
         latency=latency,
         select=select,
         inclusive=(not exclusive, not exclusive),
         order=order,
         range_limit=timedelta(days=range_limit) if range_limit else timedelta.max,
-        faults=turns,
+        faults=itertools.cycle(turns),
     )
     sandbox = Sandbox(Account(**account, fixed_now=moment), behaviour, port=port)
     click.echo(f"api_url: {sandbox.url}\napi_key: {API_KEY}\n")

@@ -1,0 +1,389 @@
+"""The HTTP conversation: what is tried again, what ends a run, and what is said."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from types import SimpleNamespace
+
+import backoff
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tap_crankwheel import client
+from tap_crankwheel.client import CrankWheelError, RangeRefusedError, read_ahead, retry_after
+from tap_crankwheel.sandbox.server import API_KEY, Behaviour, Sandbox
+from tap_crankwheel.tap import TapCrankWheel
+from tap_crankwheel.windows import Window
+from tests.support import (
+    STREAMS,
+    Output,
+    canonical,
+    captured,
+    config_for,
+    expected_requests,
+    expected_sessions,
+    expected_users,
+    small_account,
+    sync,
+)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let time pass at once; return how long each pause was asked to be."""
+    asked: list[float] = []
+    clock = itertools.count()
+    passed = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal passed
+        asked.append(seconds)
+        passed += seconds
+
+    fake = SimpleNamespace(sleep=sleep, monotonic=lambda: passed + next(clock) / 1e9)
+    monkeypatch.setattr(client, "time", fake)
+    monkeypatch.setattr(backoff._sync, "time", fake)
+    return asked
+
+
+def failing(*faults: str | None, **behaviour: object) -> Behaviour:
+    return Behaviour(faults=iter(faults), **behaviour)  # type: ignore[arg-type]
+
+
+def ends_with(sandbox: Sandbox, *select: str, **settings: object) -> CrankWheelError:
+    """Run the tap until it fails; return what it says."""
+    with captured(), pytest.raises(CrankWheelError) as caught:
+        sync(config_for(sandbox, **settings), select=select or STREAMS)
+    assert "\n" not in caught.value.message
+    assert API_KEY not in caught.value.message
+    return caught.value
+
+
+# --- what is tried again -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault", ["429", "429:7", "500", "502", "503", "503:3", "504", "reset", "truncate", "html"]
+)
+def test_a_fault_that_passes_costs_nothing(
+    sandbox: Sandbox, pauses: list[float], fault: str
+) -> None:
+    sandbox.behaviour = failing(fault)
+    output = sync(config_for(sandbox), select=("usage_sessions",))
+    assert canonical(output.records["usage_sessions"]) == canonical(
+        expected_sessions(sandbox.account)
+    )
+    assert pauses
+    _, _, seconds = fault.partition(":")
+    low = float(seconds or 2)
+    assert low <= pauses[0] <= low + 1  # with up to a second of jitter
+
+
+@pytest.mark.parametrize("every", [2, 3, 5])
+def test_many_faults_cost_nothing(sandbox: Sandbox, pauses: list[float], every: int) -> None:
+    faults = ["429:1", "500", "reset", "truncate", "html", "503", "504", "429"]
+    turns = [turn for fault in faults for turn in (*[None] * (every - 1), fault)]
+    sandbox.behaviour = Behaviour(faults=itertools.cycle(turns))
+    output = sync(config_for(sandbox, window_days=1))
+    account = sandbox.account
+    assert canonical(output.records["usage_sessions"]) == canonical(expected_sessions(account))
+    assert canonical(output.records["demo_requests"], "id") == canonical(
+        expected_requests(account), "id"
+    )
+    assert canonical(output.records["users"]) == canonical(expected_users(account))
+    assert len(pauses) >= len(sandbox.requests) / every - len(faults)
+
+
+@pytest.mark.parametrize("fault", ["500", "429", "reset", "truncate", "html"])
+def test_what_does_not_pass_ends_the_run(sandbox: Sandbox, pauses: list[float], fault: str) -> None:
+    sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
+    error = ends_with(sandbox, "users")
+    assert "GET /user_access failed 8 times in " in error.message
+    assert len(sandbox.requests) == 8
+    assert 254 <= sum(pauses) <= 254 + 7 * 2
+
+
+def test_waiting_has_a_bound(sandbox: Sandbox, pauses: list[float]) -> None:
+    sandbox.behaviour = Behaviour(faults=itertools.repeat("429:1500"))
+    error = ends_with(sandbox, "users")
+    assert "failed 3 times" in error.message
+    assert len(sandbox.requests) == 3
+    assert 3000 <= sum(pauses) < 3600
+
+
+class AnswersTheSecond:
+    """Faults that let the first request wait until there is a second."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count()
+        self._second = threading.Event()
+
+    def __iter__(self) -> AnswersTheSecond:
+        return self
+
+    def __next__(self) -> None:
+        if next(self._count) == 0:
+            self._second.wait(60)
+        else:
+            self._second.set()
+
+
+def test_a_timeout_is_tried_again(sandbox: Sandbox, pauses: list[float]) -> None:
+    sandbox.behaviour = Behaviour(faults=AnswersTheSecond())
+    output = sync(config_for(sandbox, request_timeout=1), select=("users",))
+    assert output.records["users"]
+    assert len(sandbox.requests) == 2
+    assert len(pauses) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("401", "GET /user_access: the API answered 401 Unauthorized: it rejects the key"),
+        ("403", "403 Forbidden: the key may not read this"),
+        ("404", "404 Not Found: there is no such address: check api_url (http://127.0.0.1"),
+        ("418", "418 I'm a Teapot: the tap does not know what to make of it"),
+        ("204", "204 No Content"),
+        ("599", "599"),
+        ("redirect:https://user:pw@elsewhere.example/login?token=x", "it redirects to https://elsewhere.example/login:"),
+    ],
+)  # fmt: skip
+def test_what_no_other_try_would_change(
+    sandbox: Sandbox, pauses: list[float], fault: str, message: str
+) -> None:
+    sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
+    error = ends_with(sandbox, "users")
+    assert message in error.message
+    assert "token" not in error.message
+    assert "pw" not in error.message
+    tries = 8 if fault == "599" else 1
+    assert len(sandbox.requests) == tries
+    assert len(pauses) == tries - 1
+
+
+def test_a_rejected_key(sandbox: Sandbox) -> None:
+    for key in ("wrong", "c2FuZGJveC1rZXk="):  # in base64 it is rejected too
+        error = ends_with(sandbox, api_key=key)
+        assert "it rejects the key: check api_key" in error.message
+        assert key not in error.message
+
+
+def test_an_address_with_nothing_behind_it(sandbox: Sandbox, pauses: list[float]) -> None:
+    error = ends_with(sandbox, "users", api_url="http://127.0.0.1:9/ss/api")
+    assert "the connection failed (ConnectionRefusedError)" in error.message or (
+        "the connection failed (NewConnectionError)" in error.message
+    )
+    error = ends_with(sandbox, "users", api_url="https://crankwheel.invalid/ss/api")
+    assert "the connection failed (NameResolutionError)" in error.message
+    assert pauses
+
+
+@pytest.mark.parametrize(
+    ("stream", "document", "message"),
+    [
+        ("usage_sessions", {"error": "no"}, "the answer has no `sessions`"),
+        ("usage_sessions", [], "the answer is not an object"),
+        ("usage_sessions", {"sessions": [{"session_id": 1}]}, "usage_endpoint to usage_new"),
+        ("demo_requests", {"sessions": [{"start": 1}]}, "a demo request has no usable `start_ts`"),
+        ("account_stats", {"error": "no"}, "the answer has no `sessions`"),
+        ("agent_stats", {"sessions": 3}, "`sessions` is not a list"),
+        ("users", {"error": "no"}, "neither a list nor an object with one list"),
+        ("users", [], "an account has at least its owner"),
+    ],
+)
+def test_an_answer_of_another_shape(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, stream: str, document: object, message: str
+) -> None:
+    for path in ("usage", "demo_usage", "users"):
+        monkeypatch.setattr(sandbox, path, lambda *_: document)
+    with captured() as lines, pytest.raises(CrankWheelError) as caught:
+        sync(config_for(sandbox), select=(stream,))
+    assert caught.value.message.startswith(f"{stream}: ")
+    assert message in caught.value.message
+    kinds = {kind for kind, _ in Output(lines).types}
+    assert kinds <= {"SCHEMA", "STATE"}
+
+
+# --- ranges --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("select", ["start", "end", "overlap"])
+def test_a_range_that_is_refused_is_asked_for_in_halves(
+    pauses: list[float], status: int, select: str
+) -> None:
+    behaviour = Behaviour(range_limit=timedelta(days=1), limit_status=status, select=select)
+    with Sandbox(small_account(days=6), behaviour).running() as sandbox:
+        output = sync(config_for(sandbox), select=("usage_sessions", "demo_requests"))
+    assert canonical(output.records["usage_sessions"]) == canonical(
+        expected_sessions(sandbox.account)
+    )
+    assert canonical(output.records["demo_requests"], "id") == canonical(
+        expected_requests(sandbox.account), "id"
+    )
+    assert pauses == []
+
+
+def test_a_range_that_is_too_slow_is_asked_for_in_halves_after_one_retry(
+    pauses: list[float],
+) -> None:
+    behaviour = Behaviour(range_limit=timedelta(days=4), limit_status=504)
+    with Sandbox(small_account(days=6), behaviour).running() as sandbox:
+        config = config_for(sandbox, window_days=8)
+        output = sync(config, select=("usage_sessions",))
+    assert canonical(output.records["usage_sessions"]) == canonical(
+        expected_sessions(sandbox.account)
+    )
+    assert len(pauses) == 1
+    assert len(sandbox.requests) == 4
+
+
+def test_below_an_hour_a_refused_range_is_an_error(sandbox: Sandbox) -> None:
+    sandbox.behaviour = Behaviour(range_limit=timedelta(minutes=1))
+    error = ends_with(sandbox, "usage_sessions", start_date="2026-08-31", window_days=1)
+    assert isinstance(error, RangeRefusedError)
+    assert "400 Bad Request" in error.message
+    assert "An hour is the shortest range that is tried." in error.message
+
+
+def test_a_period_is_not_halved(sandbox: Sandbox) -> None:
+    sandbox.behaviour = Behaviour(range_limit=timedelta(hours=12))
+    error = ends_with(sandbox, "account_stats", start_date="2026-08-31")
+    assert "GET /usage for 2026-08-31 00:00 to 2026-09-01 00:00" in error.message
+    assert "Set stats_period to a shorter period." in error.message
+    assert len(sandbox.requests) <= 4
+
+
+# --- rate limits ---------------------------------------------------------------------------------
+
+
+def test_no_request_begins_while_another_waits_for_a_rate_limit(
+    sandbox: Sandbox, pauses: list[float]
+) -> None:
+    with captured():
+        tap = TapCrankWheel(config=config_for(sandbox))
+        tap.rate_limit.hold(30)
+        sandbox.behaviour = failing(None, "429:7", "500")
+        users, sessions = (tap.streams[name] for name in ("users", "usage_sessions"))
+        assert isinstance(users, client.CrankWheelStream)
+        assert isinstance(sessions, client.CrankWheelStream)
+        users.get("/user_access")
+        assert pauses == [pytest.approx(30)]
+        # The 429 of one stream holds all of them; the 500 holds only its own.
+        held: list[float] = []
+        tap.rate_limit.hold = held.append  # type: ignore[method-assign,assignment]
+        sessions.get("/user_access")
+    assert held == [pauses[1]]
+    assert pauses[1] >= 7
+    assert len(sandbox.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [("7", 7), ("0", 0), (" 12 ", 12), ("", None), ("soon", None), ("-5", None), ("٣", None)],
+)
+def test_retry_after_in_seconds(header: str, expected: float | None) -> None:
+    response = requests.Response()
+    response.headers["Retry-After"] = header
+    assert retry_after(response) == expected
+
+
+def test_retry_after_as_a_date() -> None:
+    now = datetime.now(timezone.utc)
+    for ahead, low, high in ((timedelta(minutes=5), 200, 300), (timedelta(days=-1), 0, 0)):
+        response = requests.Response()
+        response.headers["Retry-After"] = format_datetime(now + ahead, usegmt=True)
+        seconds = retry_after(response)
+        assert seconds is not None
+        assert low <= seconds <= high
+
+
+def test_without_the_header_there_is_no_wait() -> None:
+    assert retry_after(requests.Response()) is None
+
+
+# --- reading ahead -------------------------------------------------------------------------------
+
+EPOCH = datetime(2026, 1, 1, tzinfo=timezone.utc)
+WINDOWS = [Window(EPOCH + timedelta(days=n), EPOCH + timedelta(days=n + 1)) for n in range(12)]
+
+
+@given(st.permutations(range(4)))
+def test_windows_come_in_order_whichever_is_ready_first(order: list[int]) -> None:
+    ready = [threading.Event() for _ in order]
+
+    def load(window: Window) -> Window:
+        n = WINDOWS.index(window)
+        ready[n].wait(60)
+        turn = order.index(n)  # each lets the next one in the drawn order go on
+        if turn + 1 < len(order):
+            ready[order[turn + 1]].set()
+        return window
+
+    ready[order[0]].set()
+    assert list(read_ahead(load, WINDOWS[:4], 4)) == [(w, w) for w in WINDOWS[:4]]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 10])
+def test_no_more_than_the_limit_is_loading_or_loaded(limit: int) -> None:
+    lock = threading.Lock()
+    held = most = 0
+
+    def load(window: Window) -> Window:
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return window
+
+    for _ in read_ahead(load, WINDOWS, limit):
+        with lock:
+            held -= 1
+    assert most <= limit
+
+
+def test_what_fails_fails_in_its_turn() -> None:
+    def load(window: Window) -> Window:
+        if window == WINDOWS[2]:
+            msg = "the third"
+            raise CrankWheelError(msg)
+        return window
+
+    ahead = read_ahead(load, WINDOWS, 4)
+    assert [next(ahead)[0] for _ in range(2)] == WINDOWS[:2]
+    with pytest.raises(CrankWheelError, match="the third"):
+        next(ahead)
+
+
+def test_the_output_is_the_same_with_any_number_of_requests_at_a_time(sandbox: Sandbox) -> None:
+    def lines(limit: int) -> list[str]:
+        output = sync(config_for(sandbox, window_days=1, max_parallel_requests=limit))
+        for message in output.messages:
+            message.pop("time_extracted", None)
+            message.pop("version", None)
+        return [repr(message) for message in output.messages]
+
+    alone = lines(1)
+    assert lines(4) == alone
+    assert lines(10) == alone
+
+
+def test_requests_are_made_at_the_same_time(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = threading.Barrier(4, timeout=60)
+    usage = sandbox.usage
+
+    def answer_four(start: datetime, end: datetime) -> object:
+        meeting.wait()
+        return usage(start, end)
+
+    monkeypatch.setattr(sandbox, "usage", answer_four)
+    config = config_for(sandbox, start_date="2026-08-20", end_date="2026-08-28", window_days=1)
+    output = sync(config, select=("usage_sessions",))
+    assert output.bookmarks == {"usage_sessions": "2026-08-28T00:00:00.000000Z"}

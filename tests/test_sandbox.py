@@ -1,0 +1,142 @@
+"""The sandbox: all operations of the API's description, as a client sees them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from tap_crankwheel.sandbox.account import Account
+from tap_crankwheel.sandbox.server import API_KEY
+from tests.support import NOW, Row, all_requests, all_sessions, small_account
+
+if TYPE_CHECKING:
+    from tap_crankwheel.sandbox.server import Sandbox
+
+HEADERS = {"Authorization": f"Basic {API_KEY}"}
+
+
+def call(sandbox: Sandbox, method: str, path: str, **kwargs: object) -> requests.Response:
+    return requests.request(
+        method,
+        f"{sandbox.url}/{path}",
+        headers=HEADERS,
+        timeout=60,
+        **kwargs,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("path", ["usage", "usage_new"])
+def test_usage(sandbox: Sandbox, path: str) -> None:
+    asked = {"from": "2026-08-01T00:00:00Z", "to": "2026-09-01T15:20:00Z"}
+    answer = call(sandbox, "GET", path, params=asked).json()
+    assert answer["sessions"] == sorted(
+        all_sessions(sandbox.account), key=lambda session: session["start_date"]
+    )
+    assert answer["stats"]["total"]["meetings"] == len(answer["sessions"])
+
+
+def test_demo_usage(sandbox: Sandbox) -> None:
+    asked = {"from": "2026-08-01T00:00:00Z", "to": "2026-09-01T15:20:00Z"}
+    answer = call(sandbox, "GET", "demo_usage", params=asked).json()
+    assert len(answer["sessions"]) == len(all_requests(sandbox.account))
+    assert answer["total_canceled_requests"] > 0
+
+
+def test_without_a_range_the_last_28_days_are_answered(sandbox: Sandbox) -> None:
+    sandbox.account.days = 40
+    answer = call(sandbox, "GET", "usage").json()
+    starts = [session["start_date"] for session in answer["sessions"]]
+    assert (NOW - timedelta(days=28)).isoformat()[:16] <= min(starts) < "2026-08-06"
+    everything = [session["start_date"] for session in all_sessions(sandbox.account)]
+    assert min(everything) < min(starts)
+
+
+def test_the_account_is_the_same_whatever_is_asked_for() -> None:
+    account = small_account()
+    whole = {s["session_id"]: s for s in all_sessions(account)}
+    longer = {s["session_id"]: s for s in all_sessions(small_account(days=30))}
+    assert len(longer) > len(whole)
+    assert whole.items() <= longer.items() or all(longer[n] == s for n, s in whole.items())
+    assert all_sessions(small_account(seed=7)) != all_sessions(account)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"data": {"user_access[email]": "new@example.com", "user_access[privilege]": "admin",
+                  "user_access[in_demo_pool]": "true"}},
+        {"files": {"user_access[email]": (None, "new@example.com"),
+                   "user_access[privilege]": (None, "admin"),
+                   "user_access[in_demo_pool]": (None, "true")}},
+    ],
+    ids=["urlencoded", "multipart"],
+)  # fmt: skip
+def test_users_are_listed_shown_made_and_deleted(sandbox: Sandbox, form: Row) -> None:
+    before = call(sandbox, "GET", "user_access").json()
+    assert {user["privilege"] for user in before} == {"user", "owner", "reporting"}
+    assert {user["in_demo_pool"] for user in before} == {True, False, None}
+
+    made = call(sandbox, "POST", "user_access", **form)
+    user = {"email": "new@example.com", "privilege": "admin", "in_demo_pool": True}
+    assert (made.status_code, made.json()) == (201, user)
+    assert call(sandbox, "GET", "user_access/new%40example.com").json() == user
+    assert call(sandbox, "GET", "user_access").json() == [*before, user]
+
+    assert call(sandbox, "DELETE", "user_access/new@example.com").status_code == 204
+    assert call(sandbox, "GET", "user_access/new@example.com").status_code == 404
+    assert call(sandbox, "GET", "user_access").json() == before
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "nothing", 404),
+        ("GET", "usage/more", 404),
+        ("POST", "usage", 404),
+        ("DELETE", "user_access", 404),
+        ("GET", "usage?from=soon", 400),
+    ],
+)
+def test_what_the_api_does_not_have(sandbox: Sandbox, method: str, path: str, status: int) -> None:
+    assert call(sandbox, method, path).status_code == status
+
+
+@pytest.mark.parametrize(
+    "header", [{}, {"Authorization": "Basic wrong"}, {"Authorization": "Bearer sandbox-key"}]
+)
+def test_another_key_is_rejected(sandbox: Sandbox, header: dict[str, str]) -> None:
+    answer = requests.get(f"{sandbox.url}/user_access", headers=header, timeout=60)
+    assert answer.status_code == 401
+    basic = requests.get(f"{sandbox.url}/user_access", auth=(API_KEY, ""), timeout=60)
+    assert basic.status_code == 401
+
+
+def test_the_command_says_where_it_is_and_serves() -> None:
+    command = [
+        sys.executable, "-c", "from tap_crankwheel.sandbox.server import serve; serve()",
+        "--port", "0", "--days", "3", "--agents", "2", "--now", "2026-09-01",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:  # noqa: S603
+        assert server.stdout
+        url = server.stdout.readline().removeprefix("api_url: ").strip()
+        key = server.stdout.readline().removeprefix("api_key: ").strip()
+        answer = requests.get(
+            f"{url}/user_access", headers={"Authorization": f"Basic {key}"}, timeout=60
+        )
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+    assert len(answer.json()) == 4
+
+
+def test_an_account_without_a_fixed_moment_is_looked_at_now() -> None:
+    account = Account(days=1)
+    assert account.now <= account.now
+    assert account.start < account.now
