@@ -11,6 +11,7 @@ from collections import deque
 from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -127,6 +128,11 @@ class CrankWheelStream(RESTStream[None]):
     _LOG_REQUEST_METRICS = False  # private; a line a request, thousands in a backfill
     _tap: TapCrankWheel
 
+    @cached_property
+    def _ended(self) -> threading.Event:
+        """Set when nobody waits for answers any more, so that nothing is tried again."""
+        return threading.Event()
+
     @property
     @override
     def url_base(self) -> str:
@@ -174,6 +180,7 @@ class CrankWheelStream(RESTStream[None]):
             TryAgainError,
             max_tries=MAX_TRIES,
             jitter=self.backoff_jitter,
+            giveup=lambda _: self._ended.is_set(),
             on_backoff=self._before_retry,
             logger=None,
         )
@@ -308,7 +315,9 @@ def read_ahead(
     for window in windows:
         future: Future[T] = Future()
         # Not a pool: at the end of a run its threads would be waited for, these are not.
-        threading.Thread(target=_fulfil, args=(future, load, window), daemon=True).start()
+        threading.Thread(
+            target=_fulfil, args=(future, load, window), name="read-ahead", daemon=True
+        ).start()
         pending.append((window, future))
         if len(pending) == limit:
             yield _next(pending)
@@ -363,26 +372,22 @@ class HistoryStream(CrankWheelStream):
 
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:
+        self._ended.clear()
         bookmark = self._bookmark()
         windows = self.windows(self._history(bookmark))
         records = 0
-        for number, (window, rows) in enumerate(
-            read_ahead(self._load, windows, self.config["max_parallel_requests"]), 1
-        ):
-            try:
+        ahead = read_ahead(self.load, windows, self.config["max_parallel_requests"])
+        try:
+            for number, (window, rows) in enumerate(ahead, 1):
                 for row in rows:
                     yield row
                     records += 1
-            except payloads.ShapeError as error:
-                raise self.shape_error(error) from None
-            self._complete(window, bookmark)
-            self._log_progress(number, len(windows), window, records)
-
-    def _load(self, window: Window) -> Iterable[Row]:
-        try:
-            return self.load(window)
+                self._complete(window, bookmark)
+                self._log_progress(number, len(windows), window, records)
         except payloads.ShapeError as error:
             raise self.shape_error(error) from None
+        finally:
+            self._ended.set()
 
     def _bookmark(self) -> datetime | None:
         """Return the state's bookmark."""

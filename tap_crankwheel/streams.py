@@ -82,6 +82,24 @@ class DemoRequests(EventStream):
     def read(self, answer: Answer) -> Iterator[tuple[str, Row]]:
         return payloads.demo_requests(answer, self._reader)
 
+    @override
+    def get_records(self, context: Context | None) -> Iterator[Record]:
+        if not self.config.get("flattening_enabled"):
+            yield from super().get_records(context)
+            return
+        declared = self.schema["properties"]["prospect_info"]["properties"]
+        undeclared: set[str] = set()
+        for row in super().get_records(context):
+            undeclared |= (row["prospect_info"] or {}).keys() - declared
+            yield row
+        if undeclared:
+            ids = sorted(key.removeprefix("prospect-") for key in undeclared)
+            self.logger.warning(
+                "Flattening makes columns only of declared questions. To keep the answers to "
+                "these, add them to custom_questions: %s",
+                ", ".join(ids),
+            )
+
 
 class StatsStream(HistoryStream):
     """Statistics by calendar period, counted from the sessions of the period's own answer."""

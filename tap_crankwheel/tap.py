@@ -6,7 +6,7 @@ import contextlib
 import json
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 import pendulum
@@ -24,6 +24,7 @@ from tap_crankwheel.windows import PERIODS, Window, parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import FrameType
 
     import click
     from singer_sdk import Stream
@@ -258,6 +259,14 @@ class TapCrankWheel(Tap):
             yield "start_date lies before 1970."
         if start and end and end < start:
             yield "end_date lies before start_date: exchange them, or remove end_date."
+
+    @override
+    def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
+        # Private, for want of a hook. The SDK's own writes the state and exits, wherever the run
+        # is: also in the middle of a message, of which a half would remain.
+        handle = super()._handle_termination
+        writer = cast("MessageWriter", self.message_writer)
+        writer.between_messages(lambda: handle(signum, frame))
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:

@@ -79,9 +79,9 @@ class Output:
 
 
 @contextmanager
-def captured() -> Iterator[list[str]]:
+def captured(lines: list[str] | None = None) -> Iterator[list[str]]:
     """Collect what is written to standard output, as lines."""
-    lines: list[str] = []
+    lines = [] if lines is None else lines
     stdout, sys.stdout = sys.stdout, io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     try:
         yield lines
@@ -91,14 +91,20 @@ def captured() -> Iterator[list[str]]:
         sys.stdout = stdout
 
 
-def sync(config: Row, *, state: Row | None = None, select: tuple[str, ...] = STREAMS) -> Output:
-    """Run the tap in this process."""
-    with captured() as lines:
+def sync(
+    config: Row,
+    *,
+    state: Row | None = None,
+    select: tuple[str, ...] = STREAMS,
+    lines: list[str] | None = None,
+) -> Output:
+    """Run the tap in this process; a run that fails leaves what it wrote in `lines`."""
+    with captured(lines) as written:
         tap = TapCrankWheel(config=config, state=json.loads(json.dumps(state or {})))
         for name, stream in tap.streams.items():
             stream.selected = name in select
         tap.sync_all()
-    return Output(lines)
+    return Output(written)
 
 
 def days(account: Account) -> list[datetime]:

@@ -7,6 +7,7 @@ import threading
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import backoff
 import pytest
@@ -32,9 +33,12 @@ from tests.support import (
     sync,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """Let time pass at once; return how long each pause was asked to be."""
     asked: list[float] = []
     clock = itertools.count()
@@ -48,7 +52,10 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     fake = SimpleNamespace(sleep=sleep, monotonic=lambda: passed + next(clock) / 1e9)
     monkeypatch.setattr(client, "time", fake)
     monkeypatch.setattr(backoff._sync, "time", fake)
-    return asked
+    yield asked
+    for thread in threading.enumerate():
+        if thread.name == "read-ahead":  # left by a run that failed; it gives up soon
+            thread.join(60)
 
 
 def failing(*faults: str | None, **behaviour: object) -> Behaviour:

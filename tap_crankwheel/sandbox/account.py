@@ -149,7 +149,7 @@ class Account:
             "prospect-company": rng.choice(COMPANIES),
             "prospect-job-title": rng.choice(TITLES),
             "prospect-team-size": rng.randrange(1, 200),
-            "prospect-has-crm": rng.choice((True, False, "not sure")),
+            "prospect-has-crm": rng.choice((True, False, "not sure", "")),
         }
         if rng.random() < 0.6:
             prospect["prospect-utm-source"] = rng.choice(SOURCES)

@@ -1,0 +1,243 @@
+"""Runs that end before their time, and go on from what they wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tap_crankwheel.client import CrankWheelError
+from tap_crankwheel.sandbox.server import Behaviour, Sandbox
+from tests.support import (
+    STREAMS,
+    Output,
+    Row,
+    canonical,
+    config_for,
+    expected_requests,
+    expected_sessions,
+    expected_users,
+    small_account,
+    sync,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEYS = {
+    "account_stats": ("period", "period_start"),
+    "agent_stats": ("period", "period_start", "email"),
+    "demo_requests": ("id",),
+    "usage_sessions": ("id",),
+    "users": ("email",),
+}
+
+
+class Warehouse:
+    """What a target that upserts by key holds after some runs."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[tuple[Any, ...], Row]] = {name: {} for name in STREAMS}
+
+    def load(self, output: Output) -> None:
+        for stream, records in output.records.items():
+            for record in records:
+                self.tables[stream][tuple(record[key] for key in KEYS[stream])] = record
+
+    def __getitem__(self, stream: str) -> list[Row]:
+        return list(self.tables[stream].values())
+
+
+def check(warehouse: Warehouse, sandbox: Sandbox, whole: Output) -> None:
+    account = sandbox.account
+    assert canonical(warehouse["usage_sessions"]) == canonical(expected_sessions(account))
+    assert canonical(warehouse["demo_requests"], "id") == canonical(
+        expected_requests(account), "id"
+    )
+    assert canonical(warehouse["users"]) == canonical(expected_users(account))
+    for stream in ("account_stats", "agent_stats"):
+        assert canonical(warehouse[stream]) == canonical(whole.records[stream])
+
+
+@pytest.fixture(scope="module")
+def served() -> Any:
+    with ExitStack() as stack:
+        yield {
+            select: stack.enter_context(
+                Sandbox(small_account(days=9), Behaviour(select=select)).running()
+            )
+            for select in ("start", "end", "overlap")
+        }
+
+
+@settings(max_examples=40)
+@given(
+    cuts=st.lists(st.integers(0, 400), min_size=1, max_size=6),
+    select=st.sampled_from(["start", "end", "overlap"]),
+    window_days=st.integers(1, 4),
+    lookback_days=st.integers(0, 3),
+    limit=st.sampled_from([1, 4]),
+)
+def test_cut_off_anywhere_and_resumed_nothing_is_lost(  # noqa: PLR0913, PLR0917
+    served: dict[str, Sandbox],
+    cuts: list[int],
+    select: str,
+    window_days: int,
+    lookback_days: int,
+    limit: int,
+) -> None:
+    sandbox = served[select]
+    config = config_for(
+        sandbox,
+        window_days=window_days,
+        lookback_days=lookback_days,
+        max_parallel_requests=limit,
+    )
+    warehouse, state = Warehouse(), None
+    for cut in cuts:
+        lines = sync(config, state=state).lines[:cut]
+        output = Output(lines)
+        warehouse.load(output)
+        state = output.state if output.states else state
+    last = sync(config, state=state)
+    warehouse.load(last)
+    check(warehouse, sandbox, sync(config))
+
+
+def start(folder: Path, config: Row, state: Row | None) -> subprocess.Popen[bytes]:
+    (folder / "config.json").write_text(json.dumps(config))
+    arguments = ["--config", str(folder / "config.json")]
+    if state:
+        (folder / "state.json").write_text(json.dumps(state))
+        arguments += ["--state", str(folder / "state.json")]
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "tap_crankwheel", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    )
+
+
+def complete_lines(data: bytes) -> list[str]:
+    return data.decode().split("\n")[:-1]
+
+
+def test_killed_over_and_over_nothing_is_lost(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.account.sessions_per_day = 90  # more than fits into pipes
+    config = config_for(sandbox, window_days=1)
+    rng = random.Random(6)  # noqa: S311
+    warehouse, state, kills = Warehouse(), None, 0
+    while True:
+        with start(tmp_path, config, state) as tap:
+            assert tap.stdout
+            assert tap.stderr
+            data = b"".join(tap.stdout.readline() for _ in range(rng.randrange(1, 60)))
+            tap.kill()
+            # What was on its way when the tap was killed arrives still, perhaps half a line.
+            output = Output(complete_lines(data + tap.stdout.read()))
+            status = tap.wait()
+        warehouse.load(output)
+        state = output.state if output.states else state
+        kills += status == -signal.SIGKILL
+        if status == 0:
+            break
+    assert kills >= 5
+    check(warehouse, sandbox, sync(config))
+
+
+class Gate:
+    """Faults that hold back all requests after some number, until opened."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Gate:
+        return self
+
+    def __next__(self) -> None:
+        self.free -= 1
+        if self.free < 0:
+            self.reached.set()
+            self.open.wait(60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_that_waits_at_once(
+    sandbox: Sandbox, tmp_path: Path, number: signal.Signals
+) -> None:
+    gate = Gate(free=30)
+    sandbox.behaviour = Behaviour(faults=gate)
+    with start(tmp_path, config_for(sandbox), None) as tap:
+        assert gate.reached.wait(60)
+        tap.send_signal(number)
+        out, err = tap.communicate(timeout=60)  # the requests are never answered
+    gate.open.set()
+    assert tap.returncode == 0  # as the SDK has it
+    assert b"Traceback" not in err
+    assert out.endswith(b"\n")
+    output = Output(complete_lines(out))
+    assert output.messages[-1]["type"] == "STATE"
+    warehouse = Warehouse()
+    warehouse.load(output)
+    sandbox.behaviour = Behaviour()
+    warehouse.load(sync(config_for(sandbox), state=output.state))
+    check(warehouse, sandbox, sync(config_for(sandbox)))
+
+
+def test_a_signal_leaves_no_message_half_written(tmp_path: Path) -> None:
+    account = small_account(sessions_per_day=400)
+    with Sandbox(account).running() as sandbox:
+        config = config_for(sandbox)
+        with start(tmp_path, config, None) as tap:
+            assert tap.stdout
+            data = b"".join(tap.stdout.readline() for _ in range(150))
+            # By now the pipe is full and the tap in the middle of writing.
+            tap.send_signal(signal.SIGTERM)
+            rest, err = tap.communicate(timeout=60)
+        assert tap.returncode == 0
+        assert b"Traceback" not in err
+        assert (data + rest).endswith(b"\n")
+        output = Output(complete_lines(data + rest))
+        assert output.messages[-1]["type"] == "STATE"
+        assert len(output.lines) < 6000
+
+
+def test_a_closed_pipe_ends_the_run_in_one_line(sandbox: Sandbox, tmp_path: Path) -> None:
+    with start(tmp_path, config_for(sandbox), None) as tap:
+        assert tap.stdout
+        assert tap.stderr
+        tap.stdout.readline()
+        tap.stdout.close()
+        err = tap.stderr.read().decode()
+        assert tap.wait(60) == 1
+    assert "Traceback" not in err
+    assert "Exception ignored" not in err
+    assert err.splitlines()[-1].startswith("Error: The output was closed")
+
+
+def test_a_run_that_fails_keeps_what_it_has(sandbox: Sandbox) -> None:
+    """A server that fails half way: what was complete stays, and the next run goes on."""
+    warehouse, state = Warehouse(), None
+    for free in (10, 12, 14, 5):
+        faults = iter([*[None] * free, *["403"] * 100])
+        sandbox.behaviour = Behaviour(faults=faults)
+        lines: list[str] = []
+        with pytest.raises(CrankWheelError, match="403"):
+            sync(config_for(sandbox), state=state, lines=lines)
+        output = Output(lines)
+        warehouse.load(output)
+        state = output.state if output.states else state
+    sandbox.behaviour = Behaviour()
+    warehouse.load(sync(config_for(sandbox), state=state))
+    check(warehouse, sandbox, sync(config_for(sandbox)))
