@@ -245,13 +245,13 @@ class CrankWheelStream(RESTStream[None]):
             "your CrankWheel account",
             HTTPStatus.FORBIDDEN: "the key may not read this: use a key that an administrator made "
             "on the API tab of your CrankWheel account",
-            HTTPStatus.NOT_FOUND: f"there is no such address: check api_url ({self.url_base})",
+            HTTPStatus.NOT_FOUND: "there is no such address: check api_url "
+            f"({_place(self.url_base)})",
         }
         advice = advices.get(status, "the tap does not know what to make of it")
         if "Location" in response.headers:
-            target = urlsplit(response.headers["Location"])
-            place = target._replace(query="", fragment="", netloc=target.netloc.rpartition("@")[2])
-            advice = f"it redirects to {place.geturl()}: if the API is there, set api_url to it"
+            place = _place(response.headers["Location"])
+            advice = f"it redirects to {place}: if the API is there, set api_url to it"
         msg = f"{name}: {advice}."
         raise CrankWheelError(msg)
 
@@ -287,6 +287,13 @@ def _waits() -> Generator[float, Any, None]:
         if waited > MAX_WAIT or slow > 1:
             return
         error = yield wait
+
+
+def _place(url: str) -> str:
+    """Return a URL without what may be a secret in it."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host, query="", fragment="").geturl()
 
 
 def _root(error: BaseException) -> BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tap_crankwheel import client
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
 from tap_crankwheel.tap import TapCrankWheel
 from tap_crankwheel.windows import Window, format_timestamp, parse_timestamp, periods
@@ -509,3 +511,112 @@ def test_progress_is_logged(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) 
     assert lines[-1] == (
         f"window 3 of 3, 2026-08-26 00:00 to 2026-08-31 00:00, {count} records so far"
     )
+
+
+# --- flattening ----------------------------------------------------------------------------------
+
+FLAT = {"flattening_enabled": True, "flattening_max_depth": 1}
+
+
+def test_flattening_makes_columns_of_declared_fields_and_text_of_open_objects(
+    sandbox: Sandbox,
+) -> None:
+    questions = ["team-size", "has-crm"]
+    plain = sync(config_for(sandbox, custom_questions=questions))
+    flat = sync(config_for(sandbox, custom_questions=questions, **FLAT))
+    columns = {m["stream"]: m["schema"]["properties"] for m in flat.messages if "schema" in m}
+    for stream, field in (
+        ("usage_sessions", "log"),
+        ("account_stats", "stats"),
+        ("agent_stats", "stats"),
+        *((stream, "extra") for stream in columns),
+    ):
+        assert columns[stream][field]["type"] == ["string", "null"]
+        for was, row in zip(plain.records[stream], flat.records[stream], strict=True):
+            assert (None if row[field] is None else json.loads(row[field])) == was[field]
+            undeclared = set(row) - set(columns[stream])
+            assert all(row[name] is None for name in undeclared)  # an object that is null
+    for was, row in zip(plain.records["demo_requests"], flat.records["demo_requests"], strict=True):
+        for question in questions:
+            name = f"prospect-{question}"
+            assert row[f"prospect_info__{name}"] == was["prospect_info"][name]
+    for was, row in zip(
+        plain.records["usage_sessions"], flat.records["usage_sessions"], strict=True
+    ):
+        if was["viewer_info"]:
+            assert row["viewer_info__max_viewer_count"] == was["viewer_info"]["max_viewer_count"]
+            assert json.loads(row["viewer_info__locations"]) == was["viewer_info"]["locations"]
+
+
+def test_flattening_names_the_questions_that_it_leaves_out_once(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    sync(config_for(sandbox, window_days=1, **FLAT), select=("demo_requests",))
+    (warning,) = [r.getMessage() for r in caplog.records if "custom_questions" in r.getMessage()]
+    assert warning.endswith("add them to custom_questions: has-crm, team-size")
+    caplog.clear()
+    questions = ["has-crm", "team-size"]
+    sync(config_for(sandbox, custom_questions=questions, **FLAT), select=("demo_requests",))
+    sync(config_for(sandbox), select=("demo_requests",))
+    assert "custom_questions" not in caplog.text
+
+
+def test_stream_maps_work_on_every_stream(sandbox: Sandbox) -> None:
+    maps = {
+        "usage_sessions": {"email": "md5(email)", "agent_name": None},
+        "agent_stats": {"email": "md5(email)"},
+        "account_stats": {"hours": "total_seconds / 3600"},
+        "demo_requests": {"id": "md5(config['salt'] + id)", "prospect_info": None},
+        "users": {"domain": "email.split('@')[-1]", "__filter__": "privilege != 'reporting'"},
+    }
+    output = sync(config_for(sandbox, stream_maps=maps, stream_map_config={"salt": "pepper"}))
+    assert {len(row["email"]) for row in output.records["usage_sessions"]} == {32}
+    assert "agent_name" not in output.records["usage_sessions"][0]
+    assert {len(row["email"]) for row in output.records["agent_stats"]} == {32}
+    assert all("hours" in row for row in output.records["account_stats"])
+    assert {len(row["id"]) for row in output.records["demo_requests"]} == {32}
+    assert "prospect" not in str(output.records["demo_requests"])
+    assert {row["domain"] for row in output.records["users"]} == {"example.com"}
+    assert len(output.records["users"]) == len(sandbox.account.users) - 1
+    assert output.bookmarks["usage_sessions"] == format_timestamp(NOW)
+
+
+# --- clocks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("minutes", [-30, 30])
+def test_a_clock_that_differs_from_the_servers_costs_nothing(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    union: dict[str, Row] = {}
+    config = config_for(sandbox)
+    del config["end_date"]
+    state: Row | None = None
+    for hours in (0, 6, 12, 18, 24):
+        here = NOW + timedelta(hours=hours)
+        monkeypatch.setattr(TapCrankWheel, "now", here)
+        sandbox.account.fixed_now = here + timedelta(minutes=minutes)
+        sandbox.account.days = (sandbox.account.now - NOW).days + 20
+        output = sync(config, state=state, select=("usage_sessions",))
+        state = output.state
+        assert output.bookmarks["usage_sessions"] == format_timestamp(here)
+        union |= {row["id"]: row for row in output.records["usage_sessions"]}
+    sandbox.account.fixed_now = NOW + timedelta(hours=24, minutes=min(minutes, 0))
+    seen = [row for row in union.values() if row["start_date"] <= format_timestamp(here)]
+    numbers = {s["session_id"] for s in all_sessions(sandbox.account)}
+    assert {row["session_id"] for row in seen} >= numbers
+
+
+@pytest.mark.parametrize(
+    "fault", ["401", "403", "404", "400", "429", "500", "reset", "truncate", "html"]
+)
+def test_no_version_is_activated_when_the_list_of_users_fails(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(client, "MAX_TRIES", 1)
+    sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
+    lines: list[str] = []
+    with pytest.raises(client.CrankWheelError):
+        sync(config_for(sandbox), select=("users",), lines=lines)
+    kinds = [kind for kind, stream in Output(lines).types if stream == "users"]
+    assert kinds == ["SCHEMA"]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BASE_PATH = "/ss/api"
 API_KEY = "sandbox-key"
+MADE_UP = b'{"error": "made up"}'
 
 
 @dataclass
@@ -236,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.FOUND, b"", {"Location": argument})
         else:
             headers = {"Retry-After": argument} if argument else {}
-            self._send(int(kind), b'{"error": "made up"}', headers)
+            self._send(int(kind), MADE_UP, headers)
         return True
 
     def _user_access(self, address: str, body: bytes) -> None:

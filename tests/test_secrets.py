@@ -1,0 +1,129 @@
+"""The key and prospects' personal data: nowhere but where they belong."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from tap_crankwheel import client
+from tap_crankwheel.sandbox.server import Behaviour, Sandbox
+from tap_crankwheel.tap import TapCrankWheel
+from tests.support import Row, all_requests, config_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "s3cret-k3y-0f-the-account"
+PROSPECT = "Prudence Prospect +15550199"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_TRIES", 2)
+    monkeypatch.setattr(client, "MAX_WAIT", 0.0)
+
+
+def output_of(
+    tmp_path: Path, config: Row, *arguments: str, level: str = "DEBUG"
+) -> tuple[str, str]:
+    """Run the command line; return what it wrote to standard output and to standard error."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    result = CliRunner().invoke(
+        TapCrankWheel.cli, ["--config", str(path), *arguments], env={"LOGLEVEL": level}
+    )
+    assert "Traceback" not in result.output
+    return result.stdout, result.stderr
+
+
+FORMS = {
+    "as it is": KEY,
+    "with spaces": f"  {KEY} ",
+    "with a line break": f"{KEY}\r\n",
+    "with a line break inside": f"{KEY}\nx",
+    "with characters no key has": f"{KEY}é\x07",
+    "in quotes": f'"{KEY}"',
+}
+FAULTS = [
+    None, "401", "403", "404", "400", "429", "500", "reset", "truncate", "html",
+    "redirect:https://elsewhere.example/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_key_never_appears(
+    sandbox: Sandbox, tmp_path: Path, form: str, fault: str | None
+) -> None:
+    sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
+    stdout, stderr = output_of(tmp_path, config_for(sandbox, api_key=FORMS[form]))
+    assert KEY not in stdout + stderr
+    assert "Error: " in stderr  # the sandbox's key is another
+
+
+@pytest.mark.parametrize("arguments", [("--about",), ("--discover",), ("--test",), ("--version",)])
+def test_the_key_is_in_nothing_the_command_line_tells(
+    sandbox: Sandbox, tmp_path: Path, arguments: tuple[str]
+) -> None:
+    stdout, stderr = output_of(tmp_path, config_for(sandbox, api_key=KEY), *arguments)
+    assert KEY not in stdout + stderr
+
+
+@pytest.mark.parametrize(
+    "api_url", [f"https://{KEY}@crankwheel.invalid/ss/api", f"http://127.0.0.1:9/{KEY}"]
+)
+def test_a_key_in_the_url_is_not_told_either(tmp_path: Path, api_url: str) -> None:
+    config = {"api_key": "k", "api_url": api_url, "start_date": "2026-08-01"}
+    stdout, stderr = output_of(tmp_path, config, level="INFO")
+    assert KEY not in stdout + stderr
+
+
+@pytest.mark.parametrize("path", ["usage", "demo_usage", "users"])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"error": PROSPECT},
+        {"sessions": PROSPECT},
+        {"sessions": [PROSPECT]},
+        {"sessions": [{"start_ts": PROSPECT, "start_date": PROSPECT, "email": [PROSPECT]}]},
+        [PROSPECT],
+        [{"email": 5, "name": PROSPECT}],
+        PROSPECT,
+    ],
+    ids=repr,
+)
+def test_personal_data_is_in_no_error(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, document: object
+) -> None:
+    monkeypatch.setattr(sandbox, path, lambda *_: document)
+    _, stderr = output_of(tmp_path, config_for(sandbox))
+    assert "Prudence" not in stderr
+    assert "15550199" not in stderr
+    assert "Error: " in stderr
+
+
+def test_personal_data_is_in_no_body_that_is_quoted(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tap_crankwheel.sandbox.server.MADE_UP", PROSPECT.encode())
+    for fault in ("400", "401", "404", "418", "429", "500"):
+        sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
+        _, stderr = output_of(tmp_path, config_for(sandbox))
+        assert "Prudence" not in stderr
+
+
+def test_personal_data_is_in_no_log_and_no_state(sandbox: Sandbox, tmp_path: Path) -> None:
+    config = config_for(sandbox, flattening_enabled=True, flattening_max_depth=1)
+    stdout, stderr = output_of(tmp_path, config)
+    states = [line for line in stdout.splitlines() if '"type":"STATE"' in line]
+    told = stderr + "".join(states)
+    assert states
+    for request in all_requests(sandbox.account):
+        info = request["prospect_info"]
+        for key in ("prospect-phone", "prospect-name", "prospect-email"):
+            assert info[key] not in told
+            assert info[key] in stdout
