@@ -20,12 +20,12 @@ import backoff
 import click
 import requests
 import urllib3
-from singer_sdk import RESTStream
+from singer_sdk import RESTStream, SchemaDirectory
 from singer_sdk.exceptions import RetriableAPIError
 from singer_sdk.helpers.conform import TypeConformanceLevel
 from typing_extensions import override
 
-from tap_crankwheel import payloads
+from tap_crankwheel import payloads, schemas
 from tap_crankwheel.windows import (
     MARGIN,
     Window,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from tap_crankwheel.tap import TapCrankWheel
 
 T = TypeVar("T")
+
+SCHEMAS = SchemaDirectory(schemas)
 
 _PASSING_FAULTS = (
     requests.ConnectionError,
@@ -132,6 +134,17 @@ class CrankWheelStream(RESTStream[None]):
     def _ended(self) -> threading.Event:
         """Set when nobody waits for answers any more, so that nothing is tried again."""
         return threading.Event()
+
+    @cached_property
+    @override
+    def schema(self) -> dict[str, Any]:
+        schema: dict[str, Any] = SCHEMAS.get_schema(self.name)
+        return schema
+
+    @override
+    def generate_child_contexts(self, record: Record, context: Context | None) -> Iterable[Context]:
+        """Make none: no stream has children, and the SDK would copy each record for them."""
+        return ()
 
     @property
     @override

@@ -133,8 +133,12 @@ def _timestamp(value: object) -> object:
 
 def _list_of(item: Callable[[object], object]) -> Callable[[object], object]:
     def read(value: object) -> object:
-        fits = type(value) is list and all(i is None or item(i) is not _MISFIT for i in value)
-        return value if fits else _MISFIT
+        if type(value) is not list:
+            return _MISFIT
+        for i in value:
+            if i is not None and item(i) is _MISFIT:
+                return _MISFIT
+        return value
 
     return read
 

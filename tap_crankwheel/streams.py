@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from singer_sdk import SchemaDirectory, StreamSchema
 from typing_extensions import override
 
-from tap_crankwheel import payloads, schemas
+from tap_crankwheel import payloads
 from tap_crankwheel.client import (
+    SCHEMAS,
     CrankWheelStream,
     EventStream,
     HistoryStream,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from tap_crankwheel.payloads import Answer, Row
 
-SCHEMAS = SchemaDirectory(schemas)
 USAGE = "/{usage_endpoint}"
 DEMO_USAGE = "/demo_usage"
 
@@ -42,7 +41,6 @@ class UsageSessions(EventStream):
     primary_keys = ("id",)
     replication_key = "start_date"
     last_key = "end_date"
-    schema = StreamSchema(SCHEMAS)
 
     @cached_property
     def _reader(self) -> RowReader:
@@ -69,7 +67,7 @@ class DemoRequests(EventStream):
     @cached_property
     @override
     def schema(self) -> dict[str, Any]:
-        schema = copy.deepcopy(SCHEMAS.get_schema(self.name))
+        schema = copy.deepcopy(super().schema)
         prospect = schema["properties"]["prospect_info"]["properties"]
         for question in self.config.get("custom_questions") or ():
             prospect.setdefault(
@@ -106,7 +104,6 @@ class StatsStream(HistoryStream):
 
     path = USAGE
     replication_key = "period_start"
-    schema = StreamSchema(SCHEMAS)
 
     @override
     def windows(self, history: Window) -> list[Window]:
@@ -177,7 +174,6 @@ class Users(CrankWheelStream):
     name = "users"
     path = "/user_access"
     primary_keys = ("email",)
-    schema = StreamSchema(SCHEMAS)
 
     @property
     @override

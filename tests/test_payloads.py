@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tap_crankwheel import payloads
+from tap_crankwheel.client import SCHEMAS
 from tap_crankwheel.payloads import NotJSONError, RowReader, ShapeError
-from tap_crankwheel.streams import SCHEMAS
 from tap_crankwheel.windows import Window
 
 Row = dict[str, Any]
