@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import traceback
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import urlsplit
 
+import click
 import pendulum
-from singer_sdk import Tap
+from singer_sdk import Tap, mapper
 from singer_sdk import typing as th
 from singer_sdk.exceptions import ConfigurationError, MappingError
 from singer_sdk.helpers.capabilities import PluginCapabilities
+from singer_sdk.tap_base import CliTestOptionValue
 from typing_extensions import override
 
 from tap_crankwheel import streams
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import FrameType
 
-    import click
     from singer_sdk import Stream
     from singer_sdk.helpers.capabilities import CapabilitiesEnum
 
@@ -237,7 +239,8 @@ class TapCrankWheel(Tap):
         if key is None:
             yield (
                 "api_key is missing: an administrator makes one on the API tab of the CrankWheel "
-                "account; set it in the configuration or as TAP_CRANKWHEEL_API_KEY."
+                "account; set it in the configuration, or as TAP_CRANKWHEEL_API_KEY in Meltano and "
+                "with --config=ENV."
             )
         elif not isinstance(key, str):
             yield "api_key is not text: write it in quotes."
@@ -281,7 +284,7 @@ class TapCrankWheel(Tap):
             except (AttributeError, TypeError, ValueError):
                 msg = (
                     f"The state is broken: the bookmark of {stream} is no timestamp. Restore the "
-                    "state, or remove the bookmark to read the stream anew."
+                    "state, or remove it to read everything anew (--full-refresh in Meltano)."
                 )
                 raise CrankWheelError(msg) from None
         super().load_state(state)
@@ -307,8 +310,14 @@ class TapCrankWheel(Tap):
     @classmethod
     @override
     def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
+        if value == CliTestOptionValue.Disabled.value:
+            return
         with _mapped():
-            super().cb_test(ctx, param, value)
+            try:
+                super().cb_test(ctx, param, value)
+            except click.exceptions.Exit:
+                cls.logger.info("The test is passed: %s.", value)
+                raise
 
 
 @contextlib.contextmanager
@@ -319,6 +328,16 @@ def _mapped() -> Iterator[None]:
     except MappingError as error:
         msg = f"stream_maps: {error}"
         raise CrankWheelError(msg) from None
+    except Exception as error:
+        # Whatever an expression does to a record; the text of it may hold the record's values.
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_code.co_filename == mapper.__file__ and "expr" in frame.f_locals:
+                msg = (
+                    f"stream_maps: {frame.f_locals['expr']!r} fails for a record "
+                    f"({type(error).__name__}): perhaps a field in it is null."
+                )
+                raise CrankWheelError(msg) from None
+        raise
 
 
 @contextlib.contextmanager

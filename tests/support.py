@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tap_crankwheel.sandbox.account import Account
 from tap_crankwheel.sandbox.server import API_KEY, Sandbox
 from tap_crankwheel.tap import TapCrankWheel
@@ -158,3 +160,29 @@ def canonical(rows: list[Row], *without: str) -> list[str]:
         json.dumps({k: v for k, v in row.items() if k not in without}, sort_keys=True)
         for row in rows
     )
+
+
+@dataclass
+class Ended:
+    """How a command line ended."""
+
+    stdout: str
+    stderr: str
+    exit_code: int
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+def command_line(*arguments: str, tap: type[TapCrankWheel] = TapCrankWheel) -> Ended:
+    """Run the tap's command line in this process; an exception that gets out fails a test."""
+    stderr, sys.stderr = sys.stderr, io.StringIO()
+    try:
+        with captured() as lines, pytest.raises(SystemExit) as ended:
+            tap.cli(list(arguments))  # asked for here, it logs to this standard error
+        told = sys.stderr.getvalue()
+    finally:
+        sys.stderr = stderr
+    code = ended.value.code
+    return Ended("\n".join(lines), told, code if isinstance(code, int) else 0)

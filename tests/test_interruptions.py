@@ -218,7 +218,8 @@ def test_a_closed_pipe_ends_the_run_in_one_line(sandbox: Sandbox, tmp_path: Path
         assert tap.wait(60) == 1
     assert "Traceback" not in err
     assert "Exception ignored" not in err
-    assert err.splitlines()[-1].startswith("Error: The output was closed")
+    assert "| ERROR    |" in err.splitlines()[-1]
+    assert "The output was closed" in err.splitlines()[-1]
 
 
 def test_a_run_that_fails_keeps_what_it_has(sandbox: Sandbox) -> None:

@@ -7,12 +7,10 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner
 
 from tap_crankwheel import client
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
-from tap_crankwheel.tap import TapCrankWheel
-from tests.support import Row, all_requests, config_for
+from tests.support import Row, all_requests, command_line, config_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,19 +23,17 @@ PROSPECT = "Prudence Prospect +15550199"
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_TRIES", 2)
     monkeypatch.setattr(client, "MAX_WAIT", 0.0)
+    monkeypatch.setenv("LOGLEVEL", "DEBUG")
 
 
-def output_of(
-    tmp_path: Path, config: Row, *arguments: str, level: str = "DEBUG"
-) -> tuple[str, str]:
+def output_of(tmp_path: Path, config: Row, *arguments: str) -> tuple[str, str]:
     """Run the command line; return what it wrote to standard output and to standard error."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
-    result = CliRunner().invoke(
-        TapCrankWheel.cli, ["--config", str(path), *arguments], env={"LOGLEVEL": level}
-    )
-    assert "Traceback" not in result.output
-    return result.stdout, result.stderr
+    ended = command_line("--config", str(path), *arguments)
+    assert "Traceback" not in ended.output
+    assert arguments or "DEBUG" in ended.stderr
+    return ended.stdout, ended.stderr
 
 
 FORMS = {
@@ -62,7 +58,7 @@ def test_the_key_never_appears(
     sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
     stdout, stderr = output_of(tmp_path, config_for(sandbox, api_key=FORMS[form]))
     assert KEY not in stdout + stderr
-    assert "Error: " in stderr  # the sandbox's key is another
+    assert "| ERROR    |" in stderr  # the sandbox's key is another
 
 
 @pytest.mark.parametrize("arguments", [("--about",), ("--discover",), ("--test",), ("--version",)])
@@ -78,7 +74,7 @@ def test_the_key_is_in_nothing_the_command_line_tells(
 )
 def test_a_key_in_the_url_is_not_told_either(tmp_path: Path, api_url: str) -> None:
     config = {"api_key": "k", "api_url": api_url, "start_date": "2026-08-01"}
-    stdout, stderr = output_of(tmp_path, config, level="INFO")
+    stdout, stderr = output_of(tmp_path, config)
     assert KEY not in stdout + stderr
 
 
@@ -103,7 +99,7 @@ def test_personal_data_is_in_no_error(
     _, stderr = output_of(tmp_path, config_for(sandbox))
     assert "Prudence" not in stderr
     assert "15550199" not in stderr
-    assert "Error: " in stderr
+    assert "| ERROR    |" in stderr
 
 
 def test_personal_data_is_in_no_body_that_is_quoted(

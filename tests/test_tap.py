@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
 from tap_crankwheel.sandbox.server import API_KEY, Sandbox
 from tap_crankwheel.sandbox.tap import TapCrankWheelSandbox
 from tap_crankwheel.tap import TapCrankWheel
-from tests.support import Row, config_for
+from tests.support import Ended, Row, command_line, config_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import click
 
 SECRET = "k3y-that-must-not-appear"  # noqa: S105
 
 
-def run(tmp_path: Path, config: object, *arguments: str, state: object = None) -> Result:
+def run(tmp_path: Path, config: object, *arguments: str, state: object = None) -> Ended:
     """Run the tap's command line in this process; an exception that is no message fails a test."""
     path = tmp_path / "config.json"
     path.write_text(config if isinstance(config, str) else json.dumps(config))
@@ -32,16 +30,14 @@ def run(tmp_path: Path, config: object, *arguments: str, state: object = None) -
         state_path = tmp_path / "state.json"
         state_path.write_text(state if isinstance(state, str) else json.dumps(state))
         arguments += ("--state", str(state_path))
-    command: click.Command = TapCrankWheel.cli
-    return CliRunner().invoke(command, ["--config", str(path), *arguments], catch_exceptions=False)
+    return command_line("--config", str(path), *arguments)
 
 
-def told(result: Result) -> str:
+def told(result: Ended) -> str:
     """Return the one line that a failed run ends with."""
     assert result.exit_code == 1
     assert "Traceback" not in result.output
-    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    (error,) = errors
+    (error,) = [line for line in result.stderr.splitlines() if "| ERROR    |" in line]
     assert result.stderr.splitlines()[-1] == error
     return error
 
@@ -147,7 +143,7 @@ def test_settings_come_from_the_environment(
 ) -> None:
     for name, value in config_for(sandbox, custom_questions='["team-size"]').items():
         monkeypatch.setenv(f"TAP_CRANKWHEEL_{name.upper()}", value)
-    result = CliRunner().invoke(TapCrankWheel.cli, ["--config", "ENV"], catch_exceptions=False)
+    result = command_line("--config", "ENV")
     assert result.exit_code == 0
     assert "prospect-team-size" in result.stdout.split('"stream":"demo_requests"')[1]
 
@@ -229,7 +225,7 @@ def test_the_sandbox_tap_overrides_what_says_where_and_when(
     for name, value in elsewhere.items():
         monkeypatch.setenv(f"TAP_CRANKWHEEL_SANDBOX_{name.upper()}", value)
     for arguments in ([], ["--config", "ENV"]):
-        result = CliRunner().invoke(TapCrankWheelSandbox.cli, arguments, catch_exceptions=False)
+        result = command_line(*arguments, tap=TapCrankWheelSandbox)
         assert result.exit_code == 0
         assert '"stream":"usage_sessions","record"' in result.stdout
         assert SECRET not in result.output
@@ -249,7 +245,7 @@ def test_the_installed_commands_end_without_a_traceback(tmp_path: Path) -> None:
         assert result.returncode == 1
         assert result.stdout == ""
         assert "Traceback" not in result.stderr
-        assert "Error: start_date is no date" in result.stderr
+        assert "ERROR    | tap-crankwheel                 | start_date is no date" in result.stderr
         assert SECRET not in result.stderr
 
 
@@ -259,3 +255,26 @@ def test_a_stream_map_that_cannot_be_evaluated_is_one_line(
 ) -> None:
     config = config_for(sandbox, stream_maps={"users": {"domain": "not python"}})
     assert "stream_maps: Failed to evaluate" in told(run(tmp_path, config, *arguments))
+
+
+def test_a_stream_map_that_fails_for_a_record_is_one_line_without_its_values(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    for expression, reason in (("md5(handled_by)", "AttributeError"), ("int(id)", "ValueError")):
+        config = config_for(sandbox, stream_maps={"demo_requests": {"x": expression}})
+        result = run(tmp_path, config)
+        assert f"stream_maps: '{expression}' fails for a record ({reason})" in told(result)
+
+
+def test_the_test_says_that_it_is_passed_and_asks_for_little(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    result = run(tmp_path, config_for(sandbox, start_date="2026-01-01"), "--test")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[-1].endswith("The test is passed: all.")
+    assert "ERROR" not in result.stderr
+    assert len(sandbox.requests) == 5
+    result = run(tmp_path, config_for(sandbox), "--test=schema")
+    assert result.stderr.splitlines()[-1].endswith("The test is passed: schema.")
+    assert result.stdout.count('"type":"SCHEMA"') == 5
+    assert len(sandbox.requests) == 5

@@ -350,7 +350,11 @@ def serve(  # noqa: PLR0913 - one an option
         range_limit=timedelta(days=range_limit) if range_limit else timedelta.max,
         faults=itertools.cycle(turns),
     )
-    sandbox = Sandbox(Account(**account, fixed_now=moment), behaviour, port=port)
+    try:
+        sandbox = Sandbox(Account(**account, fixed_now=moment), behaviour, port=port)
+    except OSError as error:
+        msg = f"port {port} cannot be had ({error.strerror}): choose another with --port."
+        raise click.ClickException(msg) from None
     click.echo(f"api_url: {sandbox.url}\napi_key: {API_KEY}\n")
     click.echo(f"curl -H 'Authorization: Basic {API_KEY}' {sandbox.url}/user_access")
     with sandbox:

@@ -104,7 +104,7 @@ def test_the_sandbox_into_duckdb(project: Project, tmp_path: Path) -> None:
     )  # fmt: skip
     with duckdb.connect(path, read_only=True) as connection:
         tables = {
-            name: connection.sql(f"select * from crankwheel.{name}")  # noqa: S608
+            name: connection.sql(f"select * from crankwheel_sandbox.{name}")  # noqa: S608
             for (name,) in connection.sql("select table_name from duckdb_tables()").fetchall()
         }
         found = {
