@@ -13,8 +13,9 @@ from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from http import HTTPStatus
+from http.client import responses
 from typing import IO, TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import backoff
 import click
@@ -28,6 +29,7 @@ from typing_extensions import override
 from tap_crankwheel import payloads, schemas
 from tap_crankwheel.windows import (
     MARGIN,
+    SLACK,
     Window,
     format_timestamp,
     halve,
@@ -42,10 +44,13 @@ if TYPE_CHECKING:
     from singer_sdk.helpers.types import Context, Record
 
     from tap_crankwheel.auth import CrankWheelAuthenticator
-    from tap_crankwheel.payloads import Answer, Row
+    from tap_crankwheel.payloads import Answer, Event, Row
     from tap_crankwheel.tap import TapCrankWheel
 
 T = TypeVar("T")
+
+_LATEST = "9999"  # later than any timestamp, as text
+_ITS_OWN_ID = (None,)
 
 SCHEMAS = SchemaDirectory(schemas)
 
@@ -229,8 +234,8 @@ class CrankWheelStream(RESTStream[None]):
             except payloads.NotJSONError:
                 reason = "the answer is not JSON: does api_url point to the API?"
                 raise TryAgainError(reason) from None
-            except requests.RequestException as error:
-                msg = f"the request cannot be sent ({type(error).__name__})."
+            except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+                msg = f"the request or its answer is no HTTP ({type(error).__name__})."
                 raise CrankWheelError(msg) from None
 
         request = self.build_prepared_request(
@@ -252,7 +257,8 @@ class CrankWheelStream(RESTStream[None]):
     @override
     def validate_response(self, response: requests.Response) -> None:
         status = response.status_code
-        name = f"the API answered {status} {response.reason or ''}".rstrip()
+        # Not the server's own words for the status, which might repeat the key.
+        name = f"the API answered {status} {responses.get(status, '')}".rstrip()
         if status == HTTPStatus.OK:
             return
         if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -274,14 +280,22 @@ class CrankWheelStream(RESTStream[None]):
             HTTPStatus.FORBIDDEN: "the key may not read this: use a key that an administrator made "
             "on the API tab of your CrankWheel account",
             HTTPStatus.NOT_FOUND: "there is no such address: check api_url "
-            f"({_place(self.url_base)})",
+            f"({self._place(self.url_base)})",
         }
         advice = advices.get(status, "the tap does not know what to make of it")
         if "Location" in response.headers:
-            place = _place(response.headers["Location"])
+            place = self._place(response.headers["Location"])
             advice = f"it redirects to {place}: if the API is there, set api_url to it"
         msg = f"{name}: {advice}."
         raise CrankWheelError(msg)
+
+    def _place(self, url: str) -> str:
+        """Return a URL without what may be a secret in it."""
+        parts = urlsplit(url)
+        path = quote(parts.path, safe="/%")
+        if str(self.config["api_key"]).strip() in unquote(path):
+            path = "/"
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"
 
     def _before_retry(self, details: Any) -> None:  # noqa: ANN401 - backoff's types lack a key
         error: TryAgainError = details["exception"]
@@ -315,13 +329,6 @@ def _waits() -> Generator[float, Any, None]:
         if waited > MAX_WAIT or slow > 1:
             return
         error = yield wait
-
-
-def _place(url: str) -> str:
-    """Return a URL without what may be a secret in it."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=host, query="", fragment="").geturl()
 
 
 def _root(error: BaseException) -> BaseException:
@@ -410,6 +417,10 @@ class HistoryStream(CrankWheelStream):
         self._ended.clear()
         bookmark = self._bookmark()
         windows = self.windows(self._history(bookmark))
+        if not windows:
+            self.logger.warning(
+                "Nothing to read: start_date, or the bookmark, is not before the end."
+            )
         if self.ABORT_AT_RECORD_COUNT == 1:  # `--test`: of a long history, the latest is enough
             windows = windows[-1:]
         records = 0
@@ -428,12 +439,8 @@ class HistoryStream(CrankWheelStream):
 
     def _bookmark(self) -> datetime | None:
         """Return the state's bookmark."""
-        state = self.stream_state
-        if (
-            self.replication_method != "INCREMENTAL"
-            or state.get("replication_key") != self.replication_key
-            or not (value := state.get("replication_key_value"))
-        ):
+        value = self.stream_state.get("replication_key_value")
+        if value is None or self.replication_method != "INCREMENTAL":
             return None
         return parse_timestamp(value)
 
@@ -484,11 +491,13 @@ class EventStream(HistoryStream):
 
     def __init__(self, tap: TapCrankWheel) -> None:
         super().__init__(tap)
-        self._emitted: set[str] = set()
+        self._keeps_to_ranges = True
+        # By identity: when it was last heard of, and the contents that were emitted for it.
+        self._emitted: dict[str, tuple[str, tuple[str | None, ...]]] = {}
 
     @abstractmethod
-    def read(self, answer: Answer) -> Iterator[tuple[str, Row]]:
-        """Yield what identifies an event, and its row."""
+    def read(self, answer: Answer) -> Iterator[Event]:
+        """Yield the events in an answer."""
 
     @override
     def windows(self, history: Window) -> list[Window]:
@@ -512,24 +521,29 @@ class EventStream(HistoryStream):
     def _unseen(self, answers: list[tuple[Window, Answer]]) -> Iterator[Row]:
         """Yield the events that this run has not emitted.
 
-        How the API selects is unknown: by start, by end or by any overlap with the range. So an
-        event comes again at most where it reaches out of its window, and those are remembered.
+        How the API selects is unknown: by start, by end or by any overlap with the range, to the
+        second or to the day. So an event is remembered for as long as it may come again: for the
+        rest of the run if the API does not keep to ranges, or if the event has no id of its own,
+        since another one with the same digest may come later.
         """
         for window, answer in answers:
-            reaching = set()
-            # The next window is asked for from a margin before its start, in whole seconds.
-            inside = Window(window.start, window.end - 2 * MARGIN)
-            start, end = map(format_timestamp, inside)
-            for identity, row in self.read(answer):
-                if identity in self._emitted:
-                    continue
+            low, high = format_timestamp(window.start - SLACK), format_timestamp(window.end + SLACK)
+            for identity, content, row in self.read(answer):
                 first, last = row[self.replication_key or ""], row[self.last_key]
-                if (
-                    last is None
-                    or not start <= first < end
-                    or last >= end
-                    or row.get("session_ended") is False
-                ):
-                    reaching.add(identity)
+                if last is None or row.get("session_ended") is False:
+                    last = _LATEST
+                self._keeps_to_ranges &= last >= low and first <= high
+                contents = self._emitted.get(identity, ("", ()))[1]
+                if content in contents:
+                    continue
+                if contents:
+                    row["id"] = f"{identity}-{len(contents) + 1}"
+                self._emitted[identity] = (max(first, last), (*contents, content))
                 yield row
-            self._emitted |= reaching
+            if self._keeps_to_ranges:
+                edge = format_timestamp(window.end - SLACK)
+                self._emitted = {
+                    identity: (last, contents)
+                    for identity, (last, contents) in self._emitted.items()
+                    if last >= edge or contents != _ITS_OWN_ID
+                }

@@ -36,10 +36,10 @@ class MessageWriter(MsgSpecWriter):
             sys.stdout.buffer.write(self.format_message(message))
             if not isinstance(message, RecordMessage):
                 sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError as error:
             # What is left in the buffer would fail again when the interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            msg = "The output was closed before the run was complete: see what the target says."
+            msg = f"The output cannot be written to ({error.strerror}): see what the target says."
             raise CrankWheelError(msg) from None
         self._writing = False
         if self._next:

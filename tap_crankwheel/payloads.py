@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 Row = dict[str, Any]
+
+#: What identifies an event; where that is a digest, what it holds, which tells it from others with
+#: the same digest; and its row.
+Event = tuple[str, str | None, Row]
 Answer = dict[str, msgspec.Raw] | list[msgspec.Raw] | str | int | float | bool | None
 
 #: What the API says instead of nothing, by field of a demo request.
@@ -92,7 +97,7 @@ def parse(body: bytes) -> Answer:
 def _lax(value: object, kind: Any) -> Any:  # noqa: ANN401 - any type msgspec converts to
     try:
         return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, ValueError):
         return _MISFIT
 
 
@@ -277,22 +282,20 @@ def _digest(*parts: object) -> str:
     return hashlib.blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
 
 
-def usage_sessions(answer: Answer, read: RowReader) -> Iterator[tuple[str, Row]]:
-    """Yield the sessions in an answer of `/usage` or `/usage_new`, in its order, each once.
+def usage_sessions(answer: Answer, read: RowReader) -> Iterator[Event]:
+    """Yield the sessions in an answer of `/usage` or `/usage_new`, in its order.
 
     Args:
         answer: The answer, as `parse` returns it.
         read: A reader by the schema of usage_sessions, which makes `id`.
 
     Yields:
-        What identifies a session, and its row. Both are the API's session_id where it sends one.
-        Otherwise it is a digest of email and start, and sessions alike in both but different in
-        the rest have the same identity and numbered ids.
+        Events whose identity is the API's session_id where it sends one, otherwise a digest of
+        email and start.
 
     Raises:
         ShapeError: It is another answer, or a session lacks what its id or its place in time needs.
     """
-    seen: dict[str, msgspec.Raw] = {}
     for raw in _items(answer):
         session = _item(raw, "session")
         number = session.get("session_id")
@@ -300,23 +303,17 @@ def usage_sessions(answer: Answer, read: RowReader) -> Iterator[tuple[str, Row]]
         _require(row, "start_date", "session")
         if row["session_id"] is not None:
             number = row["session_id"]
+        content = None
         if type(number) is int or (type(number) is str and number):
-            identity = row["id"] = str(number)
-            twin = seen.get(identity)
+            row["id"] = str(number)
         else:
             _require(row, "email", "session")
-            identity = row["id"] = _digest(row["email"], row["start_date"])
-            count = 1
-            while (twin := seen.get(row["id"])) is not None and bytes(twin) != bytes(raw):
-                count += 1
-                row["id"] = f"{identity}-{count}"
-        if twin is not None:
-            continue
-        seen[row["id"]] = raw
-        yield identity, row
+            row["id"] = _digest(row["email"], row["start_date"])
+            content = _digest(bytes(raw))
+        yield row["id"], content, row
 
 
-def demo_requests(answer: Answer, read: RowReader) -> Iterator[tuple[str, Row]]:
+def demo_requests(answer: Answer, read: RowReader) -> Iterator[Event]:
     """Yield the demo requests in an answer of `/demo_usage`, by start.
 
     Args:
@@ -324,8 +321,8 @@ def demo_requests(answer: Answer, read: RowReader) -> Iterator[tuple[str, Row]]:
         read: A reader by the schema of demo_requests, which makes `id`.
 
     Yields:
-        What identifies a request (a digest of its start, phone and origin), and its row. Requests
-        alike in these have the same identity and numbered ids, in the order of all they hold.
+        Events whose identity is a digest of start, phone and origin; those alike in these come in
+        the order of all they hold, and those alike in everything are told apart by their number.
 
     Raises:
         ShapeError: It is another answer, or a request has no usable start.
@@ -344,18 +341,16 @@ def demo_requests(answer: Answer, read: RowReader) -> Iterator[tuple[str, Row]]:
         rest = msgspec.json.encode(request, order="sorted")
         row = read(request)
         _require(row, "start_ts", "demo request")
-        identity = _digest(
+        row["id"] = _digest(
             row["start_ts"],
             *((prospect or {}).get(f"prospect-{key}") for key in ("phone", "request-origin")),
         )
-        rows.append((row["start_ts"], identity, rest, row))
+        rows.append((row["start_ts"], row["id"], rest, row))
     rows.sort(key=lambda item: item[:3])
-    count, last = 0, ""
-    for _, identity, _, row in rows:
-        count = count + 1 if identity == last else 1
-        last = identity
-        row["id"] = identity if count == 1 else f"{identity}-{count}"
-        yield identity, row
+    alike: Counter[bytes] = Counter()
+    for _, identity, rest, row in rows:
+        alike[rest] += 1
+        yield identity, _digest(rest, alike[rest]), row
 
 
 def _as_text(value: object) -> str | None:
@@ -435,8 +430,12 @@ def period_stats(  # noqa: PLR0913 - two answers, and what says how to read them
     start, end = map(format_timestamp, period)
     head = {"period": unit, "period_start": start, "period_end": end}
     agents: dict[str, Row] = {}
-    for _, session in usage_sessions(usage, read_session):
+    seen = set()
+    for identity, content, session in usage_sessions(usage, read_session):
         _require(session, "email", "session")
+        if (identity, content) in seen:
+            continue
+        seen.add((identity, content))
         if start <= session["start_date"] < end:
             agent = agents.setdefault(
                 session["email"],
@@ -451,6 +450,9 @@ def period_stats(  # noqa: PLR0913 - two answers, and what says how to read them
     account = read_account(rest | beside) | head | {"canceled_demo_requests": canceled}
     account["meetings"] = sum(agent["meetings"] for agent in agents.values())
     account["total_seconds"] = sum(agent["total_seconds"] for agent in agents.values())
+    for row in (account, *agents.values()):
+        if _number(row["total_seconds"]) is _MISFIT:
+            row["total_seconds"] = None
 
     places: dict[str, list[tuple[str, object]]] = {email: [] for email in agents}
     _collect(stats, "", places)
@@ -496,10 +498,11 @@ def _collect(stats: object, path: str, places: dict[str, list[tuple[str, object]
             else:
                 _collect(value, f"{path}.{key}" if path else key, places)
     elif isinstance(stats, list):
-        for item in stats:
+        for n, item in enumerate(stats):
+            place = f"{path}.{n}" if path else str(n)
             values = item.values() if isinstance(item, dict) else ()
             emails = {v for v in values if isinstance(v, str) and v in places}
             for email in emails:
-                places[email].append((path, item))
+                places[email].append((place, item))
             if not emails:
-                _collect(item, path, places)
+                _collect(item, place, places)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from singer_sdk.helpers.types import Context, Record
 
-    from tap_crankwheel.payloads import Answer, Row
+    from tap_crankwheel.payloads import Answer, Event, Row
 
 USAGE = "/{usage_endpoint}"
 DEMO_USAGE = "/demo_usage"
@@ -47,7 +47,7 @@ class UsageSessions(EventStream):
         return RowReader(self.schema, made=["id"])
 
     @override
-    def read(self, answer: Answer) -> Iterator[tuple[str, Row]]:
+    def read(self, answer: Answer) -> Iterator[Event]:
         return payloads.usage_sessions(answer, self._reader)
 
 
@@ -77,7 +77,7 @@ class DemoRequests(EventStream):
         return schema
 
     @override
-    def read(self, answer: Answer) -> Iterator[tuple[str, Row]]:
+    def read(self, answer: Answer) -> Iterator[Event]:
         return payloads.demo_requests(answer, self._reader)
 
     @override

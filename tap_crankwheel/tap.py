@@ -12,16 +12,19 @@ from urllib.parse import urlsplit
 
 import click
 import pendulum
+import requests
 from singer_sdk import Tap, mapper
 from singer_sdk import typing as th
 from singer_sdk.exceptions import ConfigurationError, MappingError
 from singer_sdk.helpers.capabilities import PluginCapabilities
+from singer_sdk.singerlib import Catalog
 from singer_sdk.tap_base import CliTestOptionValue
+from singer_sdk.typing import DEFAULT_JSONSCHEMA_VALIDATOR
 from typing_extensions import override
 
 from tap_crankwheel import streams
 from tap_crankwheel.auth import CrankWheelAuthenticator
-from tap_crankwheel.client import CrankWheelError, RateLimit
+from tap_crankwheel.client import CrankWheelError, HistoryStream, RateLimit
 from tap_crankwheel.messages import MessageWriter
 from tap_crankwheel.windows import PERIODS, Window, parse_timestamp
 
@@ -29,12 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import FrameType
 
+    from jsonschema import ValidationError
     from singer_sdk import Stream
     from singer_sdk.helpers.capabilities import CapabilitiesEnum
 
 #: How far back the API itself goes when it is asked without a range (docs).
 DEFAULT_HISTORY = timedelta(days=28)
 
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -54,7 +59,7 @@ class TapCrankWheel(Tap):
     config_jsonschema = th.PropertiesList(
         th.Property(
             "api_key",
-            th.StringType(min_length=1),
+            th.StringType,
             required=True,
             secret=True,
             title="API key",
@@ -148,7 +153,7 @@ class TapCrankWheel(Tap):
             th.IntegerType(minimum=1, maximum=3600),
             default=90,
             title="Request timeout",
-            description="Seconds to wait for an answer before a request is tried again.",
+            description="Seconds of silence from the server after which a request is tried again.",
         ),
         th.Property(
             "api_url",
@@ -159,14 +164,22 @@ class TapCrankWheel(Tap):
         ),
     ).to_dict()
 
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - the SDK's own arguments
+    def __init__(self, *, config: Any = None, **kwargs: Any) -> None:  # noqa: ANN401 - the SDK's
         """Take the SDK's arguments; raise CrankWheelError for settings that cannot be right."""
         self.rate_limit = RateLimit()
         self.agent_rows: dict[Window, bytes] = {}
+        if isinstance(config, dict):  # a setting that is null is one that is not set
+            config = {name: value for name, value in config.items() if value is not None}
         try:
-            super().__init__(**kwargs)
-        except (ConfigurationError, MappingError, ValueError) as error:
+            super().__init__(config=config, **kwargs)
+        except (ConfigurationError, MappingError) as error:
             raise CrankWheelError(" ".join(getattr(error, "errors", [str(error)]))) from None
+        except ValueError:
+            msg = (
+                "A setting in the environment cannot be read: numbers are written as 7, lists and "
+                'objects as JSON, such as ["shoesize"].'
+            )
+            raise CrankWheelError(msg) from None
 
     @override
     def discover_streams(self) -> Sequence[Stream]:
@@ -204,12 +217,10 @@ class TapCrankWheel(Tap):
     @override
     def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
         # Private, since the SDK has no public hook for checks beyond the JSON schema; and its own
-        # message for a wrong type holds the value, which may be the key.
-        errors = [
-            error
-            for error in super()._validate_config(raise_errors=False)
-            if "api_key" not in error
-        ]
+        # messages hold the values, one of which may be the key, put in the wrong place.
+        super()._validate_config(raise_errors=False)
+        validator = DEFAULT_JSONSCHEMA_VALIDATOR(self.config_jsonschema)
+        errors = [_misfit(error) for error in validator.iter_errors(self._config) if error.path]
         errors += () if errors else self._setting_errors()
         if errors and raise_errors:
             raise CrankWheelError("\n".join(errors))
@@ -223,7 +234,11 @@ class TapCrankWheel(Tap):
             pendulum.timezone(self.config["timezone"])
         except (ValueError, OSError):
             yield "timezone is not in the IANA list: write it as America/New_York."
-        url = urlsplit(self.config["api_url"])
+        try:
+            prepared = requests.Request("GET", self.config["api_url"]).prepare()
+            url = urlsplit(str(prepared.url))
+        except (requests.RequestException, ValueError):
+            url = urlsplit("")
         if url.scheme not in {"http", "https"} or not url.hostname:
             yield "api_url is no URL: write it with its scheme, as https://meeting.is/ss/api."
         elif url.scheme == "http" and url.hostname not in LOCAL_HOSTS:
@@ -242,8 +257,6 @@ class TapCrankWheel(Tap):
                 "account; set it in the configuration, or as TAP_CRANKWHEEL_API_KEY in Meltano and "
                 "with --config=ENV."
             )
-        elif not isinstance(key, str):
-            yield "api_key is not text: write it in quotes."
         else:
             try:
                 CrankWheelAuthenticator(key)
@@ -258,7 +271,7 @@ class TapCrankWheel(Tap):
             except ValueError:
                 yield f"{setting} is no date: write it as 2026-08-30 or 2026-08-30T20:00:00Z."
         start, end = dates.get("start_date"), dates.get("end_date")
-        if start and start.year < 1970:  # noqa: PLR2004
+        if start and start < EPOCH:
             yield "start_date lies before 1970."
         if start and end and end < start:
             yield "end_date lies before start_date: exchange them, or remove end_date."
@@ -278,9 +291,12 @@ class TapCrankWheel(Tap):
             msg = "The state is broken: its bookmarks are no object. Restore or remove it."
             raise CrankWheelError(msg)
         for stream, bookmark in bookmarks.items():
+            if not isinstance(self.streams.get(stream), HistoryStream):
+                continue
             try:
-                if value := bookmark.get("replication_key_value"):
-                    parse_timestamp(value)
+                value = bookmark.get("replication_key_value")
+                if value is not None and parse_timestamp(value) < EPOCH:
+                    raise ValueError  # noqa: TRY301 - like any other that is none
             except (AttributeError, TypeError, ValueError):
                 msg = (
                     f"The state is broken: the bookmark of {stream} is no timestamp. Restore the "
@@ -301,8 +317,11 @@ class TapCrankWheel(Tap):
         for option in ("state", "catalog"):
             if file := kwargs.get(option):
                 with _readable(f"--{option}"):
-                    if not isinstance(json.load(file), dict):
+                    document = json.load(file)
+                    if not isinstance(document, dict):
                         raise TypeError
+                    if option == "catalog":
+                        Catalog.from_dict(document)
                     file.seek(0)
         with _mapped():
             super().invoke(**kwargs)
@@ -320,6 +339,19 @@ class TapCrankWheel(Tap):
                 raise
 
 
+def _misfit(error: ValidationError) -> str:
+    """Say what a setting has to be, without what it is."""
+    value = error.validator_value
+    listed = ", ".join(v for v in value if v != "null") if isinstance(value, list) else value
+    rule = {
+        "enum": f"one of {listed}",
+        "maximum": f"at most {value}",
+        "minimum": f"at least {value}",
+        "type": f"of type {listed}",
+    }.get(str(error.validator), f"as --about says ({error.validator})")
+    return f"{error.path[0]} has to be {rule}."
+
+
 @contextlib.contextmanager
 def _mapped() -> Iterator[None]:
     """Turn what goes wrong in a stream map into one line."""
@@ -327,6 +359,9 @@ def _mapped() -> Iterator[None]:
         yield
     except MappingError as error:
         msg = f"stream_maps: {error}"
+        raise CrankWheelError(msg) from None
+    except RecursionError:
+        msg = "The API's answer holds something that is nested too deeply to be written."
         raise CrankWheelError(msg) from None
     except Exception as error:
         # Whatever an expression does to a record; the text of it may hold the record's values.
@@ -345,7 +380,7 @@ def _readable(option: str) -> Iterator[None]:
     """Turn what goes wrong in reading a file of JSON into one line that names its option."""
     try:
         yield
-    except (OSError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, OSError) else "it does not hold a JSON object"
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, OSError) else "it is not the JSON it should be"
         msg = f"{option} cannot be read: {reason}."
         raise CrankWheelError(msg) from None

@@ -22,6 +22,9 @@ PERIODS = ("hour", "day", "week", "month")
 #: and `to` are inclusive, and whether it looks at fractions of a second, is not documented.
 MARGIN = timedelta(seconds=1)
 
+#: How far off the edges of a range an API can be that compares days, in whatever time zone.
+SLACK = timedelta(days=2)
+
 _DATE_FIRST = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
 
 
@@ -50,7 +53,10 @@ def parse_timestamp(text: str) -> datetime:
     if not _DATE_FIRST.match(text):  # pendulum also reads times of today, durations and years
         msg = "not an ISO 8601 timestamp"
         raise ValueError(msg)
-    moment = pendulum.parse(text)
+    try:
+        moment = pendulum.parse(text)
+    except TypeError:  # of half an interval
+        moment = None
     if not isinstance(moment, pendulum.DateTime):
         msg = "not one moment"
         raise ValueError(msg)  # noqa: TRY004 - an interval is a bad value, not a bad type

@@ -219,7 +219,7 @@ def test_a_closed_pipe_ends_the_run_in_one_line(sandbox: Sandbox, tmp_path: Path
     assert "Traceback" not in err
     assert "Exception ignored" not in err
     assert "| ERROR    |" in err.splitlines()[-1]
-    assert "The output was closed" in err.splitlines()[-1]
+    assert "The output cannot be written to (Broken pipe)" in err.splitlines()[-1]
 
 
 def test_a_run_that_fails_keeps_what_it_has(sandbox: Sandbox) -> None:

@@ -49,7 +49,7 @@ def told(result: Ended) -> str:
         ({"api_key": None}, "api_key is missing: an administrator makes one"),
         ({"api_key": ""}, "api_key cannot be used: it is empty"),
         ({"api_key": "  "}, "api_key cannot be used: it is empty"),
-        ({"api_key": 12345}, "api_key is not text: write it in quotes"),
+        ({"api_key": 12345}, "api_key has to be of type string."),
         ({"api_key": f'"{SECRET}"'}, "api_key cannot be used: it is wrapped in quotes"),
         ({"api_key": f"{SECRET} x"}, "api_key cannot be used: it holds a space"),
         ({"api_key": f"{SECRET}\nx"}, "api_key cannot be used: it holds a space"),
@@ -63,10 +63,16 @@ def told(result: Ended) -> str:
         ({"timezone": "Mars/Olympus"}, "timezone is not in the IANA list"),
         ({"timezone": "../etc/passwd"}, "timezone is not in the IANA list"),
         ({"timezone": ""}, "timezone is not in the IANA list"),
-        ({"stats_period": "year"}, "'year' is not one of ['hour', 'day', 'week', 'month']"),
-        ({"usage_endpoint": "user_access"}, "is not one of ['usage', 'usage_new']"),
-        ({"window_days": 0}, "window_days"),
-        ({"lookback_days": -1}, "lookback_days"),
+        (
+            {"stats_period": "year"},
+            "stats_period has to be one of hour, day, week, month.",
+        ),
+        (
+            {"usage_endpoint": "user_access"},
+            "usage_endpoint has to be one of usage, usage_new.",
+        ),
+        ({"window_days": 0}, "window_days has to be at least 1"),
+        ({"lookback_days": -1}, "lookback_days has to be at least 0"),
         ({"custom_questions": "shoesize"}, "custom_questions"),
         ({"api_url": "meeting.is/ss/api"}, "api_url is no URL: write it with its scheme"),
         ({"api_url": "https://"}, "api_url is no URL"),
@@ -135,7 +141,9 @@ def test_a_number_in_the_environment_that_is_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TAP_CRANKWHEEL_WINDOW_DAYS", "seven")
-    assert "seven" in told(run(tmp_path, {"api_key": "k"}, "--config", "ENV"))
+    assert "A setting in the environment cannot be read" in told(
+        run(tmp_path, {"api_key": "k"}, "--config", "ENV")
+    )
 
 
 def test_settings_come_from_the_environment(
@@ -278,3 +286,71 @@ def test_the_test_says_that_it_is_passed_and_asks_for_little(
     assert result.stderr.splitlines()[-1].endswith("The test is passed: schema.")
     assert result.stdout.count('"type":"SCHEMA"') == 5
     assert len(sandbox.requests) == 5
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "window_days", "lookback_days", "timezone", "stats_period", "stream_maps",
+        "max_parallel_requests", "request_timeout", "emit_activate_version_messages", "end_date",
+    ],
+)  # fmt: skip
+def test_a_setting_that_is_null_has_its_default(
+    sandbox: Sandbox, tmp_path: Path, setting: str
+) -> None:
+    result = run(tmp_path, {**config_for(sandbox), setting: None}, "--test")
+    assert result.exit_code == 0
+    assert '"ACTIVATE_VERSION"' in result.stdout
+
+
+@pytest.mark.parametrize(
+    "api_url",
+    [
+        "https://meeting.is:port/ss/api", "https://host:99999999/x", "https://ex ample.com/",
+        "https://*.com/x", "https://.com/", "https://%zz/", "https://[::1/x",
+    ],
+)  # fmt: skip
+def test_a_url_that_is_none_is_one_line(tmp_path: Path, api_url: str) -> None:
+    assert "api_url is no URL" in told(run(tmp_path, {"api_key": "k", "api_url": api_url}))
+
+
+@pytest.mark.parametrize("api_url", ["https://meeting..is/ss/api", f"https://{'x' * 64}.is/"])
+def test_a_host_that_cannot_be_is_one_line(tmp_path: Path, api_url: str) -> None:
+    line = told(run(tmp_path, {"api_key": "k", "api_url": api_url, "start_date": "2026-08-01"}))
+    assert "api_url is no URL" in line or "is no HTTP" in line
+
+
+@pytest.mark.parametrize(
+    "value", ["0001-01-01", "", 0, False, [], {}, "2026-08-30/20:00"], ids=repr
+)
+def test_a_bookmark_that_is_none_is_one_line(
+    sandbox: Sandbox, tmp_path: Path, value: object
+) -> None:
+    state = {"bookmarks": {"usage_sessions": {"replication_key_value": value}}}
+    assert "the bookmark of usage_sessions is no timestamp" in told(
+        run(tmp_path, config_for(sandbox), state=state)
+    )
+
+
+@pytest.mark.parametrize("catalog", [{"streams": 5}, {"streams": [{}]}, {"streams": [5]}, []])
+def test_a_broken_catalog_is_one_line(sandbox: Sandbox, tmp_path: Path, catalog: object) -> None:
+    path = tmp_path / "catalog.json"
+    path.write_text(json.dumps(catalog))
+    result = run(tmp_path, config_for(sandbox), "--catalog", str(path))
+    assert "--catalog cannot be read" in told(result)
+
+
+def test_a_key_in_the_wrong_setting_is_not_told(sandbox: Sandbox, tmp_path: Path) -> None:
+    result = run(tmp_path, config_for(sandbox, window_days=SECRET, stats_period=SECRET))
+    assert "window_days has to be of type" in result.stderr
+    assert SECRET not in result.output
+
+
+def test_an_answer_nested_too_deeply_is_one_line(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(700):
+        nested = {"n": nested}
+    monkeypatch.setattr(sandbox, "users", lambda: [{"email": "a", "more": nested}])
+    assert "nested too deeply" in told(run(tmp_path, config_for(sandbox), "--test"))

@@ -1,0 +1,132 @@
+"""Events that come more than once, or look alike: each is emitted once, under an id of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import Row, canonical, config_for, sync
+
+if TYPE_CHECKING:
+    from tap_crankwheel.sandbox.server import Sandbox
+
+Selects = Callable[[Row, str, str], bool]
+
+START, END = "2026-08-01", "2026-08-15"  # two windows
+
+
+def serve(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, items: list[Row], by: Selects) -> None:
+    """Let both histories be of these items, selected in some way by `from` and `to`."""
+
+    def answer(start: datetime, end: datetime) -> Any:
+        low, high = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in (start, end))
+        return {"sessions": [item for item in items if by(item, low, high)]}
+
+    monkeypatch.setattr(sandbox, "usage", answer)
+    monkeypatch.setattr(sandbox, "demo_usage", answer)
+
+
+def event(start: str, end: str, **more: object) -> Row:
+    """Return what is both a session and a demo request."""
+    return {
+        "email": "ann@example.com",
+        "start_date": start,
+        "start_ts": start,
+        "end_date": end,
+        "last_event_ts": end,
+        **more,
+    }
+
+
+SELECTS: dict[str, Selects] = {
+    "start": lambda e, low, high: low <= e["start_ts"] <= high,
+    "end": lambda e, low, high: low <= e["end_date"] <= high,
+    "overlap": lambda e, low, high: e["start_ts"] <= high and e["end_date"] >= low,
+    "day": lambda e, low, high: low[:10] <= e["start_ts"][:10] <= high[:10],
+    "minute": lambda e, low, high: low[:16] <= e["start_ts"][:16] <= high[:16],
+    "all": lambda *_: True,
+}
+
+
+@pytest.mark.parametrize("stream", ["usage_sessions", "demo_requests"])
+@pytest.mark.parametrize("by", SELECTS)
+@pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "without id"])
+@pytest.mark.parametrize("window_days", [1, 7])
+def test_every_event_once(  # noqa: PLR0913, PLR0917
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: str,
+    by: str,
+    numbered: bool,  # noqa: FBT001
+    window_days: int,
+) -> None:
+    first = datetime.fromisoformat(START)
+    items = []
+    for n in range(14 * 24):  # one an hour, some over midnight, some of no length
+        start = first + timedelta(hours=n, seconds=-1 if n % 24 == 0 and n else n % 3)
+        end = start + timedelta(minutes=(0, 59, 90, 3000)[n % 4])
+        number = {"session_id": n} if numbered else {}
+        items.append(event(f"{start.isoformat()}Z", f"{end.isoformat()}Z", **number))
+    serve(sandbox, monkeypatch, items, SELECTS[by])
+    config = config_for(sandbox, start_date=START, end_date="2026-08-20", window_days=window_days)
+    rows = sync(config, select=(stream,)).records[stream]
+    key = {"usage_sessions": "start_date", "demo_requests": "start_ts"}[stream]
+    assert sorted(row[key] for row in rows) == sorted(
+        item["start_ts"].replace("Z", ".000000Z") for item in items
+    )
+    assert len({row["id"] for row in rows}) == len(items)
+
+
+@pytest.mark.parametrize("stream", ["usage_sessions", "demo_requests"])
+@pytest.mark.parametrize("by", ["start", "end", "overlap", "all"])
+@pytest.mark.parametrize("ends", ["2026-08-07T23:55:00Z", "2026-08-07T23:59:59Z"])
+def test_events_alike_that_end_on_two_sides_of_an_edge_keep_an_id_each(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, stream: str, by: str, ends: str
+) -> None:
+    start = "2026-08-07T23:50:00Z"
+    items = [event(start, ends), event(start, "2026-08-08T00:15:00Z")]
+    serve(sandbox, monkeypatch, items, SELECTS[by])
+    config = config_for(sandbox, start_date=START, end_date=END)
+    rows = sync(config, select=(stream,)).records[stream]
+    assert len(rows) == 2
+    assert len({row["id"] for row in rows}) == 2
+
+
+def test_a_session_that_is_listed_twice_is_one(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = event("2026-08-02T10:00:00Z", "2026-08-02T11:00:00Z")
+    numbered = {**bare, "session_id": 11}
+    changed = {**numbered, "duration": 9}
+    serve(sandbox, monkeypatch, [numbered, numbered, changed, bare, bare], SELECTS["start"])
+    output = sync(config_for(sandbox, start_date=START), select=("usage_sessions",))
+    ids = [row["id"] for row in output.records["usage_sessions"]]
+    assert len(ids) == len(set(ids)) == 2
+    assert "11" in ids
+
+
+def test_sessions_that_share_agent_and_start_keep_an_id_each(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = event("2026-08-02T10:00:00Z", "2026-08-02T11:00:00Z")
+    serve(sandbox, monkeypatch, [{**bare, "duration": n} for n in range(3)], SELECTS["start"])
+    output = sync(config_for(sandbox, start_date=START), select=("usage_sessions",))
+    ids = [row["id"] for row in output.records["usage_sessions"]]
+    assert ids == [ids[0], f"{ids[0]}-2", f"{ids[0]}-3"]
+
+
+def test_requests_alike_have_the_same_ids_in_any_order(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = event("2026-08-02T10:00:00Z", "2026-08-02T11:00:00Z")
+    items = [{**request, "availability_bucket": text} for text in ("a", "b", "b", "c")]
+    found = []
+    for order in (items, items[::-1]):
+        serve(sandbox, monkeypatch, order, SELECTS["start"])
+        output = sync(config_for(sandbox, start_date=START), select=("demo_requests",))
+        found.append(output.records["demo_requests"])
+    assert canonical(found[0]) == canonical(found[1])
+    assert len({row["id"] for row in found[0]}) == 4
