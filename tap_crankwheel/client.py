@@ -1,4 +1,4 @@
-"""One HTTP conversation with the API, and the walk through a history on it."""
+"""One HTTP conversation with the API: URL, headers, tries, and what an error means."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import itertools
 import logging
 import threading
 import time
-from abc import abstractmethod
-from collections import deque
-from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from http import HTTPStatus
 from http.client import responses
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 import backoff
@@ -29,28 +26,18 @@ from typing_extensions import override
 from tap_crankwheel import payloads, schemas
 from tap_crankwheel.windows import (
     MARGIN,
-    SLACK,
     Window,
-    format_timestamp,
-    halve,
-    parse_timestamp,
     query,
-    split,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
     from singer_sdk.helpers.types import Context, Record
 
     from tap_crankwheel.auth import CrankWheelAuthenticator
-    from tap_crankwheel.payloads import Answer, Event, Row
+    from tap_crankwheel.payloads import Answer
     from tap_crankwheel.tap import TapCrankWheel
-
-T = TypeVar("T")
-
-_LATEST = "9999"  # later than any timestamp, as text
-_ITS_OWN_ID = (None,)
 
 SCHEMAS = SchemaDirectory(schemas)
 
@@ -263,7 +250,7 @@ class CrankWheelStream(RESTStream[None]):
             return
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             raise TryAgainError(name, wait=retry_after(response), rate_limited=True)
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        if status in {HTTPStatus.REQUEST_TIMEOUT, *range(500, 600)}:
             raise TryAgainError(
                 name, wait=retry_after(response), slow=status == HTTPStatus.GATEWAY_TIMEOUT
             )
@@ -338,212 +325,3 @@ def _root(error: BaseException) -> BaseException:
         if not isinstance(inner, BaseException):
             return error
         error = inner
-
-
-def read_ahead(
-    load: Callable[[Window], T], windows: Iterable[Window], limit: int
-) -> Iterator[tuple[Window, T]]:
-    """Load windows in threads, and yield them in order.
-
-    Args:
-        load: What loads a window, in a thread of its own.
-        windows: The windows, in order.
-        limit: How many windows may be loading or loaded at a time, the yielded one included.
-
-    Yields:
-        A window, and what was loaded for it.
-    """
-    pending: deque[tuple[Window, Future[T]]] = deque()
-    for window in windows:
-        future: Future[T] = Future()
-        # Not a pool: at the end of a run its threads would be waited for, these are not.
-        threading.Thread(
-            target=_fulfil, args=(future, load, window), name="read-ahead", daemon=True
-        ).start()
-        pending.append((window, future))
-        if len(pending) == limit:
-            yield _next(pending)
-    while pending:
-        yield _next(pending)
-
-
-def _fulfil(future: Future[T], load: Callable[[Window], T], window: Window) -> None:
-    try:
-        future.set_result(load(window))
-    except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-        future.set_exception(error)
-
-
-def _next(pending: deque[tuple[Window, Future[T]]]) -> tuple[Window, T]:
-    window, future = pending.popleft()
-    return window, future.result()
-
-
-class HistoryStream(CrankWheelStream):
-    """A stream that walks through the history window by window, and bookmarks each one.
-
-    A bookmark means that everything before it has been emitted. So it moves when a window is
-    complete, not with each record: that the API's order and the way it selects are unknown does not
-    matter then.
-    """
-
-    is_sorted = True  # bookmarks are resumable as they are
-    check_sorted = False
-
-    @property
-    @override
-    def emit_activate_version_messages(self) -> bool:
-        """Never: a run reads a part of the history, and the rest stays valid."""
-        return False
-
-    @override
-    def get_replication_key_signpost(self, context: Context | None = None) -> None:
-        """Have none in the state: bookmarks are kept from lying in the future here."""
-
-    @abstractmethod
-    def windows(self, history: Window) -> list[Window]:
-        """Return the windows to read a part of the history in, oldest first."""
-
-    @abstractmethod
-    def load(self, window: Window) -> Iterable[Row]:
-        """Ask for a window's rows, in a thread of its own. They are read later, in order."""
-
-    def bookmark(self, window: Window) -> datetime:
-        """Return the moment before which everything is emitted once a window is."""
-        return window.end
-
-    @override
-    def get_records(self, context: Context | None) -> Iterator[Record]:
-        self._ended.clear()
-        bookmark = self._bookmark()
-        windows = self.windows(self._history(bookmark))
-        if not windows:
-            self.logger.warning(
-                "Nothing to read: start_date, or the bookmark, is not before the end."
-            )
-        if self.ABORT_AT_RECORD_COUNT == 1:  # `--test`: of a long history, the latest is enough
-            windows = windows[-1:]
-        records = 0
-        ahead = read_ahead(self.load, windows, self.config["max_parallel_requests"])
-        try:
-            for number, (window, rows) in enumerate(ahead, 1):
-                for row in rows:
-                    yield row
-                    records += 1
-                self._complete(window, bookmark)
-                self._log_progress(number, len(windows), window, records)
-        except payloads.ShapeError as error:
-            raise self.shape_error(error) from None
-        finally:
-            self._ended.set()
-
-    def _bookmark(self) -> datetime | None:
-        """Return the state's bookmark."""
-        value = self.stream_state.get("replication_key_value")
-        if value is None or self.replication_method != "INCREMENTAL":
-            return None
-        return parse_timestamp(value)
-
-    def _history(self, bookmark: datetime | None) -> Window:
-        """Return the part of the history to read: from the bookmark less the lookback on."""
-        start, end = self._tap.history
-        if bookmark is not None:
-            if bookmark > self._tap.now:
-                self.logger.warning("The bookmark %s lies in the future: taken for now", bookmark)
-            since = min(bookmark, self._tap.now) - timedelta(days=self.config["lookback_days"])
-            start = max(since, start) if self.config.get("start_date") else since
-        return Window(start, end)
-
-    def _complete(self, window: Window, last: datetime | None) -> None:
-        """Move the bookmark and write the state.
-
-        It does not move back behind the one the run began with, unless that lay in the future.
-        """
-        now = self._tap.now
-        bookmark = min(self.bookmark(window), now)
-        if last is not None and last <= now:
-            bookmark = max(bookmark, last)
-        # Incrementing and writing state are private, and the SDK has no public way to do either at
-        # a moment of the stream's choosing. Cleared, the flag lets a window without records count.
-        super()._increment_stream_state({self.replication_key or "": format_timestamp(bookmark)})
-        self.state_manager.is_flushed = False
-        self._write_state_message()
-
-    @override
-    def _increment_stream_state(
-        self, latest_record: Record, *, context: Context | None = None
-    ) -> None:
-        """Leave the bookmark where it is: `_complete` moves it. Private, for want of a hook."""
-
-    def _log_progress(self, number: int, count: int, window: Window, records: int) -> None:
-        """Log where the stream is, at ten windows of many."""
-        level = logging.INFO if number * 10 // count > (number - 1) * 10 // count else logging.DEBUG
-        self.log(
-            "window %d of %d, %s, %d records so far", number, count, window, records, level=level
-        )
-
-
-class EventStream(HistoryStream):
-    """A history of events that the API lists: what comes is emitted, once a run."""
-
-    #: The field that says when something last happened to an event.
-    last_key: str
-
-    def __init__(self, tap: TapCrankWheel) -> None:
-        super().__init__(tap)
-        self._keeps_to_ranges = True
-        # By identity: when it was last heard of, and the contents that were emitted for it.
-        self._emitted: dict[str, tuple[str, tuple[str | None, ...]]] = {}
-
-    @abstractmethod
-    def read(self, answer: Answer) -> Iterator[Event]:
-        """Yield the events in an answer."""
-
-    @override
-    def windows(self, history: Window) -> list[Window]:
-        return split(history, timedelta(days=self.config["window_days"]))
-
-    @override
-    def load(self, window: Window) -> Iterable[Row]:
-        return self._unseen(self._answers(window))
-
-    def _answers(self, window: Window) -> list[tuple[Window, Answer]]:
-        """Ask for a window, and if the API refuses it, for its halves."""
-        try:
-            return [(window, self.get(self.path, window))]
-        except RangeRefusedError as error:
-            if not (halves := halve(window)):
-                msg = f"{error.message} An hour is the shortest range that is tried."
-                raise RangeRefusedError(msg) from None
-            self.logger.warning("%s Asking for the halves of %s", error.message, window)
-            return [answer for half in halves for answer in self._answers(half)]
-
-    def _unseen(self, answers: list[tuple[Window, Answer]]) -> Iterator[Row]:
-        """Yield the events that this run has not emitted.
-
-        How the API selects is unknown: by start, by end or by any overlap with the range, to the
-        second or to the day. So an event is remembered for as long as it may come again: for the
-        rest of the run if the API does not keep to ranges, or if the event has no id of its own,
-        since another one with the same digest may come later.
-        """
-        for window, answer in answers:
-            low, high = format_timestamp(window.start - SLACK), format_timestamp(window.end + SLACK)
-            for identity, content, row in self.read(answer):
-                first, last = row[self.replication_key or ""], row[self.last_key]
-                if last is None or row.get("session_ended") is False:
-                    last = _LATEST
-                self._keeps_to_ranges &= last >= low and first <= high
-                contents = self._emitted.get(identity, ("", ()))[1]
-                if content in contents:
-                    continue
-                if contents:
-                    row["id"] = f"{identity}-{len(contents) + 1}"
-                self._emitted[identity] = (max(first, last), (*contents, content))
-                yield row
-            if self._keeps_to_ranges:
-                edge = format_timestamp(window.end - SLACK)
-                self._emitted = {
-                    identity: (last, contents)
-                    for identity, (last, contents) in self._emitted.items()
-                    if last >= edge or contents != _ITS_OWN_ID
-                }

@@ -11,13 +11,8 @@ import msgspec
 from typing_extensions import override
 
 from tap_crankwheel import payloads
-from tap_crankwheel.client import (
-    SCHEMAS,
-    CrankWheelStream,
-    EventStream,
-    HistoryStream,
-    RangeRefusedError,
-)
+from tap_crankwheel.client import SCHEMAS, CrankWheelStream, RangeRefusedError
+from tap_crankwheel.history import EventStream, HistoryStream
 from tap_crankwheel.payloads import RowReader
 from tap_crankwheel.windows import Window, periods
 

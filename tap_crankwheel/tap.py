@@ -24,7 +24,8 @@ from typing_extensions import override
 
 from tap_crankwheel import streams
 from tap_crankwheel.auth import CrankWheelAuthenticator
-from tap_crankwheel.client import CrankWheelError, HistoryStream, RateLimit
+from tap_crankwheel.client import CrankWheelError, RateLimit
+from tap_crankwheel.history import HistoryStream
 from tap_crankwheel.messages import MessageWriter
 from tap_crankwheel.windows import PERIODS, Window, parse_timestamp
 
