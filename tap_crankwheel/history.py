@@ -156,9 +156,8 @@ class HistoryStream(CrankWheelStream):
 
         It does not move back behind the one the run began with, unless that lay in the future.
         """
-        now = self._tap.now
-        bookmark = min(self.bookmark(window), now)
-        if last is not None and last <= now:
+        bookmark = self.bookmark(window)
+        if last is not None and last <= self._tap.now:
             bookmark = max(bookmark, last)
         # Incrementing and writing state are private, and the SDK has no public way to do either at
         # a moment of the stream's choosing. Cleared, the flag lets a window without records count.

@@ -70,8 +70,8 @@ def parse(body: bytes) -> Answer:
     """Read the outer layer of an answer.
 
     Args:
-        body: A JSON document. What no target can store (U+0000, lone surrogates, bytes that are
-            not UTF-8) becomes U+FFFD.
+        body: A JSON document. What no target can store (U+0000, lone surrogates) becomes U+FFFD;
+            so do bytes that are not UTF-8, when an item with such bytes is read.
 
     Returns:
         The document, with the values of an object or the items of a list still raw.
@@ -79,13 +79,11 @@ def parse(body: bytes) -> Answer:
     Raises:
         NotJSONError: It is not JSON, or nested beyond reading.
     """
-    if not body.isascii():
-        body = body.decode(errors="replace").encode()
     if _UNSTORABLE.search(body):
         body = _ESCAPE.sub(lambda escape: b"\\ufffd" if escape[2] else escape[0], body)
     try:
         return _answer_decoder.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise NotJSONError from error
 
 
@@ -258,7 +256,10 @@ def _items(answer: Answer) -> list[msgspec.Raw]:
 
 def _read(raw: msgspec.Raw) -> Any:  # noqa: ANN401 - any JSON
     try:
-        return _decode(raw)
+        try:
+            return _decode(raw)
+        except UnicodeDecodeError:
+            return _decode(bytes(raw).decode(errors="replace"))
     except (msgspec.MsgspecError, RecursionError) as error:
         msg = "a part of the answer cannot be read"
         raise ShapeError(msg) from error

@@ -13,6 +13,7 @@ import pytest
 
 from tap_crankwheel import client
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
+from tap_crankwheel.streams import UsageSessions
 from tap_crankwheel.tap import TapCrankWheel
 from tap_crankwheel.windows import Window, format_timestamp, parse_timestamp, periods
 from tests.support import (
@@ -283,6 +284,21 @@ def test_the_bookmark_moves_with_each_complete_window(sandbox: Sandbox) -> None:
     ]
     assert [count for _, count in seen] == expected
     assert expected[0] == expected[1] == 0
+
+
+def test_the_bookmark_does_not_move_within_a_window(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(UsageSessions, "STATE_MSG_FREQUENCY", 1)
+    config = config_for(sandbox, window_days=5, start_date="2026-08-11", end_date="2026-08-31")
+    output = sync(config, select=("usage_sessions",))
+    values = [
+        state["bookmarks"]["usage_sessions"].get("replication_key_value")
+        for state in output.states
+        if "usage_sessions" in state["bookmarks"]
+    ]
+    edges = ["2026-08-16", "2026-08-21", "2026-08-26", "2026-08-31"]
+    assert {value[:10] for value in values if value} == set(edges)
 
 
 def test_the_bookmark_of_statistics_is_the_last_periods_start(sandbox: Sandbox) -> None:
