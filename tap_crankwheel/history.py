@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 _LATEST = "9999"  # later than any timestamp, as text
 _ITS_OWN_ID = (None,)
+_LONGEST = timedelta(days=30)  # that one of two events with the same digest is taken to last
 
 
 def read_ahead(
@@ -219,8 +220,8 @@ class EventStream(HistoryStream):
 
         How the API selects is unknown: by start, by end or by any overlap with the range, to the
         second or to the day. So an event is remembered for as long as it may come again: for the
-        rest of the run if the API does not keep to ranges, or if the event has no id of its own,
-        since another one with the same digest may come later.
+        rest of the run if the API does not keep to ranges, and longer than its window if it has no
+        id of its own, since another one with the same digest may end later.
         """
         for window, answer in answers:
             low, high = format_timestamp(window.start - SLACK), format_timestamp(window.end + SLACK)
@@ -237,9 +238,9 @@ class EventStream(HistoryStream):
                 self._emitted[identity] = (max(first, last), (*contents, content))
                 yield row
             if self._keeps_to_ranges:
-                edge = format_timestamp(window.end - SLACK)
+                own, digest = (format_timestamp(window.end - d) for d in (SLACK, _LONGEST))
                 self._emitted = {
                     identity: (last, contents)
                     for identity, (last, contents) in self._emitted.items()
-                    if last >= edge or contents != _ITS_OWN_ID
+                    if last >= (own if contents == _ITS_OWN_ID else digest)
                 }
