@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from singer_sdk.helpers.types import Context, Record
 
     from tap_crankwheel.payloads import Answer, Event, Row
-    from tap_crankwheel.tap import TapCrankWheel
 
 T = TypeVar("T")
 
@@ -119,7 +118,8 @@ class HistoryStream(CrankWheelStream):
             self.logger.warning(
                 "Nothing to read: start_date, or the bookmark, is not before the end."
             )
-        if self.ABORT_AT_RECORD_COUNT == 1:  # `--test`: of a long history, the latest is enough
+        testing = self.ABORT_AT_RECORD_COUNT == 1  # `--test`: of a long history, the latest will do
+        if testing:
             windows = windows[-1:]
         records = 0
         ahead = read_ahead(self.load, windows, self.config["max_parallel_requests"])
@@ -128,7 +128,8 @@ class HistoryStream(CrankWheelStream):
                 for row in rows:
                     yield row
                     records += 1
-                self._complete(window, bookmark)
+                if not testing:
+                    self._complete(window, bookmark)
                 self._log_progress(number, len(windows), window, records)
         except payloads.ShapeError as error:
             raise self.shape_error(error) from None
@@ -186,15 +187,16 @@ class EventStream(HistoryStream):
     #: The field that says when something last happened to an event.
     last_key: str
 
-    def __init__(self, tap: TapCrankWheel) -> None:
-        super().__init__(tap)
-        self._keeps_to_ranges = True
-        # By identity: when it was last heard of, and the contents that were emitted for it.
-        self._emitted: dict[str, tuple[str, tuple[str | None, ...]]] = {}
-
     @abstractmethod
     def read(self, answer: Answer) -> Iterator[Event]:
         """Yield the events in an answer."""
+
+    @override
+    def get_records(self, context: Context | None) -> Iterator[Record]:
+        self._keeps_to_ranges = True
+        # By identity: when it was last heard of, and the contents that were emitted for it.
+        self._emitted: dict[str, tuple[str, tuple[str | None, ...]]] = {}
+        return super().get_records(context)
 
     @override
     def windows(self, history: Window) -> list[Window]:
@@ -229,13 +231,14 @@ class EventStream(HistoryStream):
                 first, last = row[self.replication_key or ""], row[self.last_key]
                 if last is None or row.get("session_ended") is False:
                     last = _LATEST
+                last = max(first, last)
                 self._keeps_to_ranges &= last >= low and first <= high
                 contents = self._emitted.get(identity, ("", ()))[1]
                 if content in contents:
                     continue
                 if contents:
                     row["id"] = f"{identity}-{len(contents) + 1}"
-                self._emitted[identity] = (max(first, last), (*contents, content))
+                self._emitted[identity] = (last, (*contents, content))
                 yield row
             if self._keeps_to_ranges:
                 own, digest = (format_timestamp(window.end - d) for d in (SLACK, _LONGEST))

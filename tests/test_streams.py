@@ -447,6 +447,18 @@ def test_a_stream_that_is_not_selected_asks_for_nothing(sandbox: Sandbox) -> Non
     assert [request.rpartition("/")[2] for request in sandbox.requests] == ["user_access"]
 
 
+def test_a_tap_can_be_run_twice_in_a_process(sandbox: Sandbox) -> None:
+    runs: list[Output] = []
+    tap = TapCrankWheel(config=config_for(sandbox, window_days=2))
+    for _ in range(2):
+        tap.state.pop("bookmarks", None)
+        with captured() as lines:
+            tap.sync_all()
+        runs.append(Output(lines))
+    for run in runs:
+        check_everything(run, sandbox)
+
+
 def test_full_table_replication_ignores_the_bookmark(sandbox: Sandbox) -> None:
     with captured() as lines:
         tap = TapCrankWheel(

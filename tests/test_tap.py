@@ -282,6 +282,7 @@ def test_the_test_says_that_it_is_passed_and_asks_for_little(
     assert result.stderr.splitlines()[-1].endswith("The test is passed: all.")
     assert "ERROR" not in result.stderr
     assert len(sandbox.requests) == 5
+    assert "replication_key_value" not in result.stdout  # it has read next to nothing
     result = run(tmp_path, config_for(sandbox), "--test=schema")
     assert result.stderr.splitlines()[-1].endswith("The test is passed: schema.")
     assert result.stdout.count('"type":"SCHEMA"') == 5
