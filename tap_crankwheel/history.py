@@ -8,12 +8,14 @@ from abc import abstractmethod
 from collections import deque
 from concurrent.futures import Future
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from typing_extensions import override
 
 from tap_crankwheel import payloads
 from tap_crankwheel.client import CrankWheelStream, RangeRefusedError
+from tap_crankwheel.payloads import RowReader
 from tap_crankwheel.windows import (
     SLACK,
     Window,
@@ -187,9 +189,12 @@ class EventStream(HistoryStream):
     #: The field that says when something last happened to an event.
     last_key: str
 
-    @abstractmethod
-    def read(self, answer: Answer) -> Iterator[Event]:
-        """Yield the events in an answer."""
+    #: What reads an answer.
+    payload: Callable[[Answer, RowReader], Iterator[Event]]
+
+    @cached_property
+    def _reader(self) -> RowReader:
+        return RowReader(self.schema, made=["id"])
 
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:
@@ -227,7 +232,7 @@ class EventStream(HistoryStream):
         """
         for window, answer in answers:
             low, high = format_timestamp(window.start - SLACK), format_timestamp(window.end + SLACK)
-            for identity, content, row in self.read(answer):
+            for identity, content, row in self.payload(answer, self._reader):
                 first, last = row[self.replication_key or ""], row[self.last_key]
                 if last is None or row.get("session_ended") is False:
                     last = _LATEST

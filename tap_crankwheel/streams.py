@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from singer_sdk.helpers.types import Context, Record
 
-    from tap_crankwheel.payloads import Answer, Event, Row
+    from tap_crankwheel.payloads import Row
 
 USAGE = "/{usage_endpoint}"
 DEMO_USAGE = "/demo_usage"
@@ -36,14 +36,7 @@ class UsageSessions(EventStream):
     primary_keys = ("id",)
     replication_key = "start_date"
     last_key = "end_date"
-
-    @cached_property
-    def _reader(self) -> RowReader:
-        return RowReader(self.schema, made=["id"])
-
-    @override
-    def read(self, answer: Answer) -> Iterator[Event]:
-        return payloads.usage_sessions(answer, self._reader)
+    payload = staticmethod(payloads.usage_sessions)
 
 
 class DemoRequests(EventStream):
@@ -54,10 +47,7 @@ class DemoRequests(EventStream):
     primary_keys = ("id",)
     replication_key = "start_ts"
     last_key = "last_event_ts"
-
-    @cached_property
-    def _reader(self) -> RowReader:
-        return RowReader(self.schema, made=["id"])
+    payload = staticmethod(payloads.demo_requests)
 
     @cached_property
     @override
@@ -70,10 +60,6 @@ class DemoRequests(EventStream):
                 {"type": ["string", "null"], "description": "Answer to a custom question."},
             )
         return schema
-
-    @override
-    def read(self, answer: Answer) -> Iterator[Event]:
-        return payloads.demo_requests(answer, self._reader)
 
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:

@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from tap_crankwheel.sandbox.account import Account
+from tap_crankwheel.sandbox.server import Sandbox
 from tap_crankwheel.sandbox.tap import NOW as SANDBOX_NOW
 from tap_crankwheel.windows import format_timestamp
 from tests.e2e.conftest import ROOT
@@ -24,13 +25,15 @@ from tests.support import (
     expected_requests,
     expected_sessions,
     expected_users,
+    sync,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from tap_crankwheel.sandbox.server import Sandbox
+    import pytest
+
     from tests.e2e.conftest import Project
 
 
@@ -78,15 +81,47 @@ NUMBERS = ("duration", "webcam_s", "seconds_to_respond", "total_seconds")
 
 
 def check_account(tables: dict[str, list[Row]], account: Account) -> None:
+    """Check that tables hold the account, field by field."""
+    with Sandbox(account).running() as sandbox:
+        stats = sync(config_for(sandbox), select=("account_stats", "agent_stats")).records
+    # A day before the account begins, for which the tap was asked as well or not.
+    first = format_timestamp(account.start)
     for stream, expected, without in (
         ("usage_sessions", expected_sessions(account), ()),
         ("demo_requests", expected_requests(account), ("id",)),
         ("users", expected_users(account), ()),
+        ("account_stats", [r for r in stats["account_stats"] if r["period_start"] >= first], ()),
+        ("agent_stats", stats["agent_stats"], ()),
     ):
         found = floats(rows(tables[stream], parse=OBJECTS), *NUMBERS)
+        if stream == "account_stats":
+            found = [row for row in found if row["period_start"] >= first]
         assert canonical(found, *without) == canonical(floats(expected, *NUMBERS), *without)
-    assert sum(row["meetings"] for row in tables["account_stats"]) == len(tables["usage_sessions"])
-    assert sum(row["meetings"] for row in tables["agent_stats"]) == len(tables["usage_sessions"])
+
+
+TYPES = {
+    "timestamp": {
+        "start_date",
+        "end_date",
+        "start_ts",
+        "last_event_ts",
+        "period_start",
+        "period_end",
+    },
+    "boolean": {"session_ended", "call_confirmed", "screenshared", "in_demo_pool"},
+    "integer": {"session_id", "meetings", "canceled_demo_requests"},
+    "number": set(NUMBERS),
+    "list": {"log"},
+    "json": set(OBJECTS),
+}
+
+
+def check_types(columns: list[tuple[str, str]], names: dict[str, str]) -> None:
+    """Check that columns have the types of a database that its names stand for."""
+    for column, found in columns:
+        if not column.startswith("_sdc"):
+            kind = next((kind for kind, fields in TYPES.items() if column in fields), "text")
+            assert names[kind] == found.lower(), column
 
 
 def test_the_sandbox_into_duckdb(project: Project, tmp_path: Path) -> None:
@@ -111,7 +146,22 @@ def test_the_sandbox_into_duckdb(project: Project, tmp_path: Path) -> None:
             name: [dict(zip(table.columns, row, strict=True)) for row in table.fetchall()]
             for name, table in tables.items()
         }
+        columns = connection.sql(
+            "select column_name, data_type from duckdb_columns() where not internal"
+        ).fetchall()
     check_account(found, Account(fixed_now=SANDBOX_NOW))
+    check_types(
+        columns,
+        {
+            "timestamp": "timestamp",
+            "boolean": "boolean",
+            "integer": "bigint",
+            "number": "double",
+            "list": "json",
+            "json": "json",
+            "text": "varchar",
+        },
+    )
 
 
 def load(project: Project, sandbox: Sandbox, url: str, *arguments: str) -> dict[str, list[Row]]:
@@ -136,6 +186,23 @@ def test_an_account_into_postgres_twice(project: Project, sandbox: Sandbox, post
     running = [s["id"] for s in first["usage_sessions"] if s["session_ended"] is False]
     assert running
     assert all(user["_sdc_deleted_at"] is None for user in first["users"])
+    with psycopg.connect(postgres) as connection:
+        columns = connection.execute(
+            "select column_name, data_type from information_schema.columns"
+            " where table_schema = 'crankwheel'"
+        ).fetchall()
+    check_types(
+        columns,
+        {
+            "timestamp": "timestamp without time zone",
+            "boolean": "boolean",
+            "integer": "bigint",
+            "number": "numeric",
+            "list": "array",
+            "json": "jsonb",
+            "text": "text",
+        },
+    )
 
     del sandbox.account.users["agent2@example.com"]
     sandbox.account.fixed_now = NOW + timedelta(hours=20)
@@ -149,6 +216,23 @@ def test_an_account_into_postgres_twice(project: Project, sandbox: Sandbox, post
     finished = {s["id"]: s["session_ended"] for s in second["usage_sessions"]}
     assert all(finished[number] for number in running)
     assert len(sandbox.requests) == 9  # with state: the lookback, not the history
+
+
+def test_questions_become_columns_in_postgres(
+    project: Project, sandbox: Sandbox, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "FLATTENING_ENABLED": "true",
+        "FLATTENING_MAX_DEPTH": "1",
+        "CUSTOM_QUESTIONS": '["team-size", "has-crm"]',
+    }.items():
+        monkeypatch.setenv(f"TAP_CRANKWHEEL_{name}", value)
+    found = load(project, sandbox, postgres, "--full-refresh")["demo_requests"]
+    expected = expected_requests(sandbox.account)
+    for question in ("team-size", "has-crm", "phone"):
+        answers = [row[f"prospect_info__prospect-{question}"] for row in found]
+        told = [request["prospect_info"][f"prospect-{question}"] for request in expected]
+        assert sorted(answers) == sorted(told)
 
 
 def test_a_failing_list_of_users_leaves_all_of_them(
