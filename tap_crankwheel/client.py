@@ -114,9 +114,11 @@ def retry_after(response: requests.Response) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (OverflowError, ValueError):
         return None
-    return max(0.0, (moment - datetime.now(moment.tzinfo and timezone.utc)).total_seconds())
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
 
 
 class CrankWheelStream(RESTStream[None]):
@@ -142,6 +144,15 @@ class CrankWheelStream(RESTStream[None]):
     def generate_child_contexts(self, record: Record, context: Context | None) -> Iterable[Context]:
         """Make none: no stream has children, and the SDK would copy each record for them."""
         return ()
+
+    @cached_property
+    @override
+    def requests_session(self) -> requests.Session:
+        session = requests.Session()
+        # What the SDK sends a request with does not look at REQUESTS_CA_BUNDLE.
+        settings = session.merge_environment_settings(self.url_base, {}, None, None, None)
+        session.verify = settings["verify"]
+        return session
 
     @property
     @override
@@ -171,13 +182,22 @@ class CrankWheelStream(RESTStream[None]):
         if not message.startswith("An unhandled error occurred"):
             super().log(message, *args, level=level, **kwargs)
 
-    def get(self, path: str, window: Window | None = None, *, margin: timedelta = MARGIN) -> Answer:
+    def get(
+        self,
+        path: str,
+        window: Window | None = None,
+        *,
+        margin: timedelta = MARGIN,
+        divisible: bool = False,
+    ) -> Answer:
         """Ask for a path, again and again where that may help.
 
         Args:
             path: The path of the endpoint below the API's URL; it may name settings in braces.
             window: The range to ask for, sent as `from` and `to`.
             margin: How much is added to the range on both sides.
+            divisible: Whether the caller can ask for less, so that slow answers are not waited for
+                more than twice.
 
         Returns:
             The answer, its outer layer read.
@@ -208,13 +228,13 @@ class CrankWheelStream(RESTStream[None]):
                 # The SDK's single request is private; its decorator of retries logs each one twice.
                 return payloads.parse(self._request(request, None).content)
             except TryAgainError as error:
-                error.slow &= window is not None
+                error.slow &= divisible
                 raise
             except _PASSING_FAULTS as error:  # their text holds the URL
                 cause = _root(error)
                 if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
                     reason = f"no answer within {self.timeout} seconds"
-                    raise TryAgainError(reason, slow=window is not None) from None
+                    raise TryAgainError(reason, slow=divisible) from None
                 host = urlsplit(self.url_base).hostname
                 reason = f"the connection to {host} failed ({type(cause).__name__})"
                 raise TryAgainError(reason) from None
@@ -248,12 +268,13 @@ class CrankWheelStream(RESTStream[None]):
         name = f"the API answered {status} {responses.get(status, '')}".rstrip()
         if status == HTTPStatus.OK:
             return
+        wait = retry_after(response)
+        if wait:
+            name += f" and asks to wait {wait:.0f} seconds"
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            raise TryAgainError(name, wait=retry_after(response), rate_limited=True)
+            raise TryAgainError(name, wait=wait, rate_limited=True)
         if status in {HTTPStatus.REQUEST_TIMEOUT, *range(500, 600)}:
-            raise TryAgainError(
-                name, wait=retry_after(response), slow=status == HTTPStatus.GATEWAY_TIMEOUT
-            )
+            raise TryAgainError(name, wait=wait, slow=status == HTTPStatus.GATEWAY_TIMEOUT)
         if status in {
             HTTPStatus.BAD_REQUEST,
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -279,10 +300,10 @@ class CrankWheelStream(RESTStream[None]):
     def _place(self, url: str) -> str:
         """Return a URL without what may be a secret in it."""
         parts = urlsplit(url)
-        path = quote(parts.path, safe="/%")
-        if str(self.config["api_key"]).strip() in unquote(path):
-            path = "/"
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"
+        host = parts.netloc.rpartition("@")[2]
+        place = f"{parts.scheme}://{host}{quote(parts.path, safe='/%')}"
+        key = str(self.config["api_key"]).strip().lower()
+        return "an address with the key in it" if key in unquote(place).lower() else place
 
     def _before_retry(self, details: Any) -> None:  # noqa: ANN401 - backoff's types lack a key
         error: TryAgainError = details["exception"]
@@ -299,7 +320,7 @@ class CrankWheelStream(RESTStream[None]):
     def shape_error(self, error: payloads.ShapeError) -> CrankWheelError:
         """Return the error that tells the user of an answer of another shape."""
         advice = "Check api_url; if it is right, the API is not as the tap knows it"
-        if "{usage_endpoint}" in self.path:
+        if "{usage_endpoint}" in self.path and "/demo_usage" not in str(error):
             other = {"usage": "usage_new", "usage_new": "usage"}[self.config["usage_endpoint"]]
             advice += f", and setting usage_endpoint to {other} may help"
         return CrankWheelError(f"{self.name}: {error}. {advice}.")
@@ -311,7 +332,7 @@ def _waits() -> Generator[float, Any, None]:
     waited, slow = 0.0, 0
     for delay in (2.0**n for n in itertools.count(1)):
         slow += error.slow
-        wait = delay if error.wait is None else error.wait
+        wait = error.wait or delay  # a date that has passed by this clock is none to go by
         waited += wait
         if waited > MAX_WAIT or slow > 1:
             return

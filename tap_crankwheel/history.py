@@ -213,11 +213,15 @@ class EventStream(HistoryStream):
 
     def _answers(self, window: Window) -> list[tuple[Window, Answer]]:
         """Ask for a window, and if the API refuses it, for its halves."""
+        halves = halve(window)
         try:
-            return [(window, self.get(self.path, window))]
+            return [(window, self.get(self.path, window, divisible=bool(halves)))]
         except RangeRefusedError as error:
-            if not (halves := halve(window)):
-                msg = f"{error.message} An hour is the shortest range that is tried."
+            if not halves:
+                msg = (
+                    f"{error.message} An hour is the shortest range that is tried; "
+                    "if it lies too far back, set a later start_date."
+                )
                 raise RangeRefusedError(msg) from None
             self.logger.warning("%s Asking for the halves of %s", error.message, window)
             return [answer for half in halves for answer in self._answers(half)]
@@ -227,8 +231,9 @@ class EventStream(HistoryStream):
 
         How the API selects is unknown: by start, by end or by any overlap with the range, to the
         second or to the day. So an event is remembered for as long as it may come again: for the
-        rest of the run if the API does not keep to ranges, and longer than its window if it has no
-        id of its own, since another one with the same digest may end later.
+        run once the API has shown that it does not keep to ranges, and for a month if the event has
+        no id of its own, since another one with the same digest may end later. Such events are told
+        apart by what they hold, so one that changes between two answers of a run would count twice.
         """
         for window, answer in answers:
             low, high = format_timestamp(window.start - SLACK), format_timestamp(window.end + SLACK)

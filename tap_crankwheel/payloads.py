@@ -157,11 +157,12 @@ def _object(name: str, schema: Mapping[str, Any]) -> Callable[[object], object]:
     stays, what does not fit goes into its own `extra`, and what is no object is put into one.
     """
     fields = _readers(schema)
+    has_extra = "extra" in schema["properties"]
 
     def read(value: object) -> object:
         if type(value) is not dict:
             return {name: value}
-        misfits = {"extra": value.pop("extra")} if "extra" in value else {}
+        misfits = {"extra": value.pop("extra")} if has_extra and "extra" in value else {}
         for field, reader in fields:
             if (raw := value.get(field)) is not None and (typed := reader(raw)) is not raw:
                 if typed is _MISFIT:
@@ -432,18 +433,22 @@ def period_stats(  # noqa: PLR0913 - two answers, and what says how to read them
     head = {"period": unit, "period_start": start, "period_end": end}
     agents: dict[str, Row] = {}
     seen = set()
+    unknown: set[str] = set()  # agents of whom a session does not say how long it was
     for identity, content, session in usage_sessions(usage, read_session):
-        _require(session, "email", "session")
         if (identity, content) in seen:
             continue
         seen.add((identity, content))
         if start <= session["start_date"] < end:
+            _require(session, "email", "session")
             agent = agents.setdefault(
                 session["email"],
                 {**head, "email": session["email"], "meetings": 0, "total_seconds": 0},
             )
             agent["meetings"] += 1
-            agent["total_seconds"] += session["duration"] or 0
+            seconds = session["duration"]
+            if seconds is None and session["session_ended"] is not False:
+                unknown.add(session["email"])
+            agent["total_seconds"] += seconds or 0
 
     rest = _beside_sessions(usage)
     stats = rest.get("stats")
@@ -452,7 +457,9 @@ def period_stats(  # noqa: PLR0913 - two answers, and what says how to read them
     account["meetings"] = sum(agent["meetings"] for agent in agents.values())
     account["total_seconds"] = sum(agent["total_seconds"] for agent in agents.values())
     for row in (account, *agents.values()):
-        if _number(row["total_seconds"]) is _MISFIT:
+        if (unknown and row.get("email", "") in {"", *unknown}) or (
+            _number(row["total_seconds"]) is _MISFIT
+        ):
             row["total_seconds"] = None
 
     places: dict[str, list[tuple[str, object]]] = {email: [] for email in agents}
@@ -476,7 +483,11 @@ def _canceled(demo_usage: Answer) -> tuple[object, Row]:
     """Return the count of cancelled requests, and what is not that, for `extra`."""
     if demo_usage is None:
         return None, {}
-    _items(demo_usage)  # an error object is no answer
+    try:
+        _items(demo_usage)  # an error object is no answer
+    except ShapeError as error:
+        msg = f"/demo_usage: {error}"
+        raise ShapeError(msg) from None
     rest = _beside_sessions(demo_usage)
     count = rest.get("total_canceled_requests")
     typed = None if count is None else _integer(count)

@@ -71,8 +71,8 @@ class DemoRequests(EventStream):
         for row in super().get_records(context):
             undeclared |= (row["prospect_info"] or {}).keys() - declared
             yield row
-        if undeclared:
-            ids = sorted(key.removeprefix("prospect-") for key in undeclared)
+        prefix = "prospect-"
+        if ids := sorted(k.removeprefix(prefix) for k in undeclared if k.startswith(prefix)):
             self.logger.warning(
                 "Flattening makes columns only of declared questions. To keep the answers to "
                 "these, add them to custom_questions: %s",
@@ -115,7 +115,7 @@ class StatsStream(HistoryStream):
             # No margin: nothing tells what of a mere count lies within it.
             demo_usage = self.get(DEMO_USAGE, asked, margin=timedelta(0)) if with_canceled else None
         except RangeRefusedError as error:
-            msg = f"{error.message} Set stats_period to a shorter period."
+            msg = f"{error.message} Set stats_period to a shorter period, or a later start_date."
             raise RangeRefusedError(msg) from None
         unit = self.config["stats_period"]
         return payloads.period_stats(usage, demo_usage, period=period, unit=unit, **self._readers)
@@ -169,7 +169,8 @@ class Users(CrankWheelStream):
         except payloads.ShapeError as error:
             raise self.shape_error(error) from None
         if self.config["emit_activate_version_messages"]:
-            self._stream_version = self._initialized_at // 1000  # as the SDK has it
+            # All private: the SDK does the same, too early, in a method that is final.
+            self._stream_version = self._initialized_at // 1000
             self._write_activate_version_message(self._stream_version)
         yield from rows
         self.logger.info("%d users", len(rows))

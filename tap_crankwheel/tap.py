@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import traceback
 from datetime import datetime, timedelta, timezone
@@ -318,12 +319,13 @@ class TapCrankWheel(Tap):
         for option in ("state", "catalog"):
             if file := kwargs.get(option):
                 with _readable(f"--{option}"):
-                    document = json.load(file)
+                    text = file.read()
+                    document = json.loads(text)
                     if not isinstance(document, dict):
                         raise TypeError
                     if option == "catalog":
                         Catalog.from_dict(document)
-                    file.seek(0)
+                    kwargs[option] = io.StringIO(text)  # a pipe cannot be read again
         with _mapped():
             super().invoke(**kwargs)
 
@@ -365,7 +367,8 @@ def _mapped() -> Iterator[None]:
         msg = "The API's answer holds something that is nested too deeply to be written."
         raise CrankWheelError(msg) from None
     except Exception as error:
-        # Whatever an expression does to a record; the text of it may hold the record's values.
+        # Whatever an expression does to a record; the text of it may hold the record's values. Only
+        # the SDK's own frame knows which expression it was.
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if frame.f_code.co_filename == mapper.__file__ and "expr" in frame.f_locals:
                 msg = (

@@ -255,8 +255,8 @@ def test_answers_of_prospects_are_text_under_their_own_names() -> None:
     }
     (row,) = requests({**REQUEST, "prospect_info": sent})
     info = row["prospect_info"]
-    assert info.pop("extra") == {"extra": "mine"}
     assert info == {
+        "extra": "mine",
         "prospect-phone": "15550001",
         "prospect-shoesize": "42.5",
         "prospect-vip": "true",
@@ -352,7 +352,7 @@ def test_what_starts_in_the_period_is_counted() -> None:
             "sessions": [
                 {"email": "b", "start_date": "2026-08-30T00:00:00Z", "duration": 1},
                 {"email": "a", "start_date": "2026-08-30T23:59:59.999999Z", "duration": 2.5},
-                {"email": "b", "start_date": "2026-08-30T10:00:00Z", "duration": None},
+                {"email": "b", "start_date": "2026-08-30T10:00:00Z", "session_ended": False},
                 {"email": "b", "start_date": "2026-08-29T23:59:59.999999Z", "duration": 100},
                 {"email": "c", "start_date": "2026-08-31T00:00:00Z", "duration": 100},
             ]
@@ -408,6 +408,21 @@ def test_an_agents_own_entry_is_found_wherever_it_stands(
     assert [agent["stats"] or agent["extra"] for agent in agents] == entries
 
 
+def test_a_sum_with_an_unknown_part_is_unknown() -> None:
+    account, agents = stats(
+        {
+            "sessions": [
+                {**IN_PERIOD[0], "duration": 60},
+                {**IN_PERIOD[1], "duration": "00:05:00"},
+                {"session_id": 1, "start_date": "2026-09-30T00:00:00Z"},  # no agent, no matter
+            ]
+        }
+    )
+    assert account["meetings"] == 2
+    assert account["total_seconds"] is None
+    assert [agent["total_seconds"] for agent in agents] == [60, None]
+
+
 def test_a_sum_that_no_number_holds_is_null() -> None:
     for duration in (1e308, 2**63 - 1):
         items = [
@@ -445,7 +460,7 @@ def test_what_else_an_answer_holds_is_kept() -> None:
     [
         ({"error": "no"}, None),
         ({"sessions": [{"email": "a"}]}, None),
-        ({"sessions": [{"session_id": 1, "start_date": 0}]}, None),
+        ({"sessions": [{"session_id": 1, "start_date": "2026-08-30T10:00:00Z"}]}, None),
         ({"sessions": []}, {"error": "no"}),
     ],
 )

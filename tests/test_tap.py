@@ -127,6 +127,24 @@ def test_a_broken_state_is_one_line(sandbox: Sandbox, tmp_path: Path, state: obj
     assert sandbox.requests == []
 
 
+def test_a_state_can_come_through_a_pipe(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_for(sandbox)))
+    command = (
+        f"{sys.executable} -m tap_crankwheel --config {tmp_path}/config.json"
+        """ --state <(echo '{"bookmarks": {"usage_sessions": {"replication_key_value":"""
+        """ "2026-08-30", "replication_key": "start_date"}}}')"""
+    )
+    result = subprocess.run(  # noqa: S603
+        ["/bin/bash", "-c", command], capture_output=True, text=True, check=True
+    )
+    starts = [
+        record["record"]["start_date"]
+        for record in map(json.loads, result.stdout.splitlines())
+        if record["type"] == "RECORD" and record["stream"] == "usage_sessions"
+    ]
+    assert "2026-08-28T23:59:59" <= min(starts) < "2026-08-30"
+
+
 @pytest.mark.parametrize("config", ["{", "[3]", "3"], ids=repr)
 def test_a_broken_configuration_is_one_line(tmp_path: Path, config: str) -> None:
     assert "--config cannot be read" in told(run(tmp_path, config))

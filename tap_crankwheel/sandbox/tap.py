@@ -32,6 +32,7 @@ class TapCrankWheelSandbox(TapCrankWheel):
         sandbox = Sandbox(account)
         threading.Thread(target=sandbox.serve_forever, daemon=True).start()
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
+        # Private; read here, since it would override what follows.
         environment = self._env_var_config if parse_env_config else {}
         its_own = {
             "api_url": sandbox.url,
