@@ -166,7 +166,7 @@ def test_a_timeout_is_tried_again(sandbox: Sandbox, pauses: list[float]) -> None
         ("418", "418 I'm a Teapot: the tap does not know what to make of it"),
         ("redirect:http://[::1", "is no HTTP (ValueError)"),
         ("redirect:https://elsewhere.example/sandbox-key/x", "an address with the key in it:"),
-        ("redirect:https://elsewhere.example/Basic%20sandbox-key", "an address with the key in it:"),
+        ("redirect:https://elsewhere.example/B%20sandbox-key", "an address with the key in it"),
         ("204", "204 No Content"),
         ("599", "599"),
         ("redirect:https://user:pw@elsewhere.example/login?token=x", "it redirects to https://elsewhere.example/login:"),
