@@ -6,7 +6,7 @@ import logging
 import threading
 from abc import abstractmethod
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -75,6 +75,9 @@ def _fulfil(future: Future[T], load: Callable[[Window], T], window: Window) -> N
 
 def _next(pending: deque[tuple[Window, Future[T]]]) -> tuple[Window, T]:
     window, future = pending.popleft()
+    # In turns: a signal that comes just before a wait is not heard until the wait is over.
+    while not wait([future], timeout=1).done:
+        pass
     return window, future.result()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import sys
 import traceback
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -280,11 +282,16 @@ class TapCrankWheel(Tap):
 
     @override
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
-        # Private, for want of a hook. The SDK's own writes the state and exits, wherever the run
-        # is: also in the middle of a message, of which a half would remain.
-        handle = super()._handle_termination
-        writer = cast("MessageWriter", self.message_writer)
-        writer.between_messages(lambda: handle(signum, frame))
+        # Private, for want of a hook. The SDK's own writes the state and raises SystemExit wherever
+        # the run is: in the middle of a message, of which a half would remain, or in a finalizer,
+        # where an exception is lost.
+        cast("MessageWriter", self.message_writer).between_messages(self._end)
+
+    def _end(self) -> None:
+        self.state_writer.write_state(self.state)
+        sys.stdout.flush()  # of a record, a part may be written already
+        self.logger.info("Ended by a signal; the next run goes on from the last state.")
+        os._exit(0)  # with nothing left to do, and the status that the SDK gives
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:

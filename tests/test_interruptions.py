@@ -174,6 +174,7 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     sandbox: Sandbox, tmp_path: Path, number: signal.Signals
 ) -> None:
     gate = Gate(free=30)
+    sandbox.account.sessions_per_day = 60  # records enough that a buffer holds part of one
     sandbox.behaviour = Behaviour(faults=gate)
     with start(tmp_path, config_for(sandbox), None) as tap:
         assert gate.reached.wait(60)
