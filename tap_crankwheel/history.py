@@ -244,14 +244,15 @@ class EventStream(HistoryStream):
                 first, last = row[self.replication_key or ""], row[self.last_key]
                 if last is None or row.get("session_ended") is False:
                     last = _LATEST
-                last = max(first, last)
+                last = max(last, first)
                 self._keeps_to_ranges &= last >= low and first <= high
                 contents = self._emitted.get(identity, ("", ()))[1]
                 if content in contents:
                     continue
                 if contents:
                     row["id"] = f"{identity}-{len(contents) + 1}"
-                self._emitted[identity] = (last, (*contents, content))
+                contents = _ITS_OWN_ID if content is None else (*contents, content)
+                self._emitted[identity] = (last, contents)
                 yield row
             if self._keeps_to_ranges:
                 own, digest = (format_timestamp(window.end - d) for d in (SLACK, _LONGEST))
