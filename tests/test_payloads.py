@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import math
 from datetime import datetime, timezone
 from typing import Any
 
@@ -649,4 +648,3 @@ def test_schemas_say_what_integers_fit() -> None:
 
     for stream in ("usage_sessions", "agent_stats", "account_stats", "demo_requests", "users"):
         walk(schema(stream))
-    assert math.isfinite(2**63)
