@@ -91,20 +91,38 @@ class TryAgainError(RetriableAPIError):
         self.slow = slow
 
 
-class RateLimit:
-    """When requests may go on, for all the streams and threads of a run."""
+class Traffic:
+    """The requests of a run, of all its streams and threads: what they cost, and when they begin.
+
+    Attributes:
+        requests: How many were sent.
+        retries: How many of these were sent again.
+        held: How many seconds none could begin, since the API limits their rate.
+    """
 
     def __init__(self) -> None:
+        self.requests = 0
+        self.retries = 0
+        self.held = 0.0
         self._until = 0.0
+        self._lock = threading.Lock()
 
     def hold(self, seconds: float) -> None:
         """Let no request begin for some seconds."""
-        self._until = max(self._until, time.monotonic() + seconds)
+        with self._lock:
+            now = time.monotonic()
+            longer = now + seconds - max(self._until, now)
+            if longer > 0:
+                self.held += longer
+                self._until = now + seconds
 
-    def wait(self) -> None:
-        """Wait until requests may begin."""
+    def begin(self, *, again: bool) -> None:
+        """Wait until a request may begin, and count it."""
         while (left := self._until - time.monotonic()) > 0:
             time.sleep(left)
+        with self._lock:
+            self.requests += 1
+            self.retries += again
 
 
 def retry_after(response: requests.Response) -> float | None:
@@ -128,6 +146,11 @@ class CrankWheelStream(RESTStream[None]):
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE  # payloads types the rows
     _LOG_REQUEST_METRICS = False  # private; a line a request, thousands in a backfill
     _tap: TapCrankWheel
+
+    def __init__(self, tap: TapCrankWheel) -> None:
+        """Take the tap, and leave its settings there."""
+        super().__init__(tap)
+        self.logger.addFilter(_told_otherwise)
 
     @cached_property
     def _ended(self) -> threading.Event:
@@ -176,11 +199,23 @@ class CrankWheelStream(RESTStream[None]):
         seconds: int = self.config["request_timeout"]
         return seconds
 
+    @property
+    def host(self) -> str:
+        """The host that requests go to."""
+        return str(urlsplit(self.url_base).hostname)
+
     @override
-    def log(self, message: str, *args: Any, level: int = logging.INFO, **kwargs: Any) -> None:
-        # An error is told where it ends the run; that `--test` stops after a record is none.
-        if not message.startswith("An unhandled error occurred"):
-            super().log(message, *args, level=level, **kwargs)
+    def log_sync_costs(self) -> None:
+        """Tell what the run cost. The SDK asks each stream at the end; they share the traffic."""
+        if self is list(self._tap.streams.values())[-1]:
+            traffic = self._tap.traffic
+            self._tap.logger.info(
+                "Requests to %s: %d, of which tries again: %d; held by rate limits: %.0f seconds",
+                self.host,
+                traffic.requests,
+                traffic.retries,
+                traffic.held,
+            )
 
     def get(
         self,
@@ -223,7 +258,7 @@ class CrankWheelStream(RESTStream[None]):
         def converse() -> Answer:
             nonlocal tries
             tries += 1
-            self._tap.rate_limit.wait()
+            self._tap.traffic.begin(again=tries > 1)
             try:
                 # The SDK's single request is private; its decorator of retries logs each one twice.
                 return payloads.parse(self._request(request, None).content)
@@ -235,8 +270,7 @@ class CrankWheelStream(RESTStream[None]):
                 if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
                     reason = f"no answer within {self.timeout} seconds"
                     raise TryAgainError(reason, slow=divisible) from None
-                host = urlsplit(self.url_base).hostname
-                reason = f"the connection to {host} failed ({type(cause).__name__})"
+                reason = f"the connection to {self.host} failed ({type(cause).__name__})"
                 raise TryAgainError(reason) from None
             except payloads.NotJSONError:
                 reason = "the answer is not JSON: does api_url point to the API?"
@@ -308,7 +342,7 @@ class CrankWheelStream(RESTStream[None]):
     def _before_retry(self, details: Any) -> None:  # noqa: ANN401 - backoff's types lack a key
         error: TryAgainError = details["exception"]
         if error.rate_limited:
-            self._tap.rate_limit.hold(details["wait"])
+            self._tap.traffic.hold(details["wait"])
         self.logger.warning(
             "Try %d of %d: %s; next in %.0f seconds",
             details["tries"],
@@ -324,6 +358,17 @@ class CrankWheelStream(RESTStream[None]):
             other = {"usage": "usage_new", "usage_new": "usage"}[self.config["usage_endpoint"]]
             advice += f", and setting usage_endpoint to {other} may help"
         return CrankWheelError(f"{self.name}: {error}. {advice}.")
+
+
+def _told_otherwise(record: logging.LogRecord) -> bool:
+    """Leave out what the SDK says of a stream and this tap says better.
+
+    The streams log their ranges themselves, an error is told where it ends the run, and that
+    `--test` stops after a record is none.
+    """
+    return not str(record.msg).startswith(
+        ("Beginning sync of", "Starting incremental sync of", "An unhandled error occurred")
+    )
 
 
 def _waits() -> Generator[float, Any, None]:

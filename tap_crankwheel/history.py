@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from abc import abstractmethod
 from collections import deque
 from concurrent.futures import Future, wait
@@ -36,6 +37,7 @@ T = TypeVar("T")
 
 _LATEST = "9999"  # later than any timestamp, as text
 _ITS_OWN_ID = (None,)
+_TELL_EVERY = 60.0  # seconds
 _LONGEST = timedelta(days=30)  # that one of two events with the same digest is taken to last
 
 
@@ -118,15 +120,22 @@ class HistoryStream(CrankWheelStream):
     def get_records(self, context: Context | None) -> Iterator[Record]:
         self._ended.clear()
         bookmark = self._bookmark()
-        windows = self.windows(self._history(bookmark))
+        history = self._history(bookmark)
+        windows = self.windows(history)
         if not windows:
             self.logger.warning(
-                "Nothing to read: start_date, or the bookmark, is not before the end."
+                "%s: nothing to read, since start_date, or the bookmark, is not before the end.",
+                self.name,
             )
+            return
         testing = self.ABORT_AT_RECORD_COUNT == 1  # `--test`: of a long history, the latest will do
         if testing:
-            windows = windows[-1:]
+            history, windows = windows[-1], windows[-1:]
+        self.logger.info(
+            "%s: reading %s from %s, windows: %d", self.name, history, self.host, len(windows)
+        )
         records = 0
+        self._told = time.monotonic()
         ahead = read_ahead(self.load, windows, self.config["max_parallel_requests"])
         try:
             for number, (window, rows) in enumerate(ahead, 1):
@@ -136,6 +145,13 @@ class HistoryStream(CrankWheelStream):
                 if not testing:
                     self._complete(window, bookmark)
                 self._log_progress(number, len(windows), window, records)
+            if not records and bookmark is None:
+                self.logger.warning(
+                    "%s: this first run found nothing in %s. If there should be something, check "
+                    "start_date and end_date, and that the key is of the account you mean.",
+                    self.name,
+                    history,
+                )
         except payloads.ShapeError as error:
             raise self.shape_error(error) from None
         finally:
@@ -179,10 +195,19 @@ class HistoryStream(CrankWheelStream):
         """Leave the bookmark where it is: `_complete` moves it. Private, for want of a hook."""
 
     def _log_progress(self, number: int, count: int, window: Window, records: int) -> None:
-        """Log where the stream is, at ten windows of many."""
-        level = logging.INFO if number * 10 // count > (number - 1) * 10 // count else logging.DEBUG
-        self.log(
-            "window %d of %d, %s, %d records so far", number, count, window, records, level=level
+        """Log where the stream is: at its end, and on the way now and then."""
+        now = time.monotonic()
+        told = number == count or now - self._told >= _TELL_EVERY
+        if told:
+            self._told = now
+        self.logger.log(
+            logging.INFO if told else logging.DEBUG,
+            "%s: window %d of %d done, %s, %d records",
+            self.name,
+            number,
+            count,
+            window,
+            records,
         )
 
 

@@ -164,6 +164,7 @@ class Users(CrankWheelStream):
 
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:
+        self.logger.info("%s: reading from %s", self.name, self.host)
         try:
             rows = payloads.users(self.get(self.path), RowReader(self.schema))
         except payloads.ShapeError as error:
@@ -173,4 +174,4 @@ class Users(CrankWheelStream):
             self._stream_version = self._initialized_at // 1000
             self._write_activate_version_message(self._stream_version)
         yield from rows
-        self.logger.info("%d users", len(rows))
+        self.logger.info("%s: %d records", self.name, len(rows))

@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from tap_crankwheel import streams
 from tap_crankwheel.auth import CrankWheelAuthenticator
-from tap_crankwheel.client import CrankWheelError, RateLimit
+from tap_crankwheel.client import CrankWheelError, Traffic
 from tap_crankwheel.history import HistoryStream
 from tap_crankwheel.messages import MessageWriter
 from tap_crankwheel.windows import PERIODS, Window, parse_timestamp
@@ -170,7 +170,7 @@ class TapCrankWheel(Tap):
 
     def __init__(self, *, config: Any = None, **kwargs: Any) -> None:  # noqa: ANN401 - the SDK's
         """Take the SDK's arguments; raise CrankWheelError for settings that cannot be right."""
-        self.rate_limit = RateLimit()
+        self.traffic = Traffic()
         self.agent_rows: dict[Window, bytes] = {}
         if isinstance(config, dict):  # a setting that is null is one that is not set
             config = {name: value for name, value in config.items() if value is not None}

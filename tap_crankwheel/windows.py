@@ -35,7 +35,7 @@ class Window(NamedTuple):
     end: datetime
 
     def __str__(self) -> str:
-        return f"{self.start:%Y-%m-%d %H:%M} to {self.end:%Y-%m-%d %H:%M}"
+        return f"{self.start:%Y-%m-%d %H:%M} to {self.end:%Y-%m-%d %H:%M} UTC"
 
 
 def parse_timestamp(text: str) -> datetime:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
+import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import backoff
 import pytest
 from hypothesis import settings
 from singer_sdk.logging import ConsoleFormatter
 
+from tap_crankwheel import client
 from tap_crankwheel.sandbox.server import Sandbox
 from tests.support import small_account
 
@@ -42,3 +47,24 @@ def _command_line() -> Iterator[None]:
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(small_account()).running() as server:
         yield server
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """Let time pass at once; return how long each pause was asked to be."""
+    asked: list[float] = []
+    clock = itertools.count()
+    passed = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal passed
+        asked.append(seconds)
+        passed += seconds
+
+    fake = SimpleNamespace(sleep=sleep, monotonic=lambda: passed + next(clock) / 1e9)
+    monkeypatch.setattr(client, "time", fake)
+    monkeypatch.setattr(backoff._sync, "time", fake)
+    yield asked
+    for thread in threading.enumerate():
+        if thread.name == "read-ahead":  # left by a run that failed; it gives up soon
+            thread.join(60)

@@ -6,10 +6,8 @@ import itertools
 import threading
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import backoff
 import pytest
 import requests
 
@@ -32,27 +30,6 @@ from tests.support import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Let time pass at once; return how long each pause was asked to be."""
-    asked: list[float] = []
-    clock = itertools.count()
-    passed = 0.0
-
-    def sleep(seconds: float) -> None:
-        nonlocal passed
-        asked.append(seconds)
-        passed += seconds
-
-    fake = SimpleNamespace(sleep=sleep, monotonic=lambda: passed + next(clock) / 1e9)
-    monkeypatch.setattr(client, "time", fake)
-    monkeypatch.setattr(backoff._sync, "time", fake)
-    yield asked
-    for thread in threading.enumerate():
-        if thread.name == "read-ahead":  # left by a run that failed; it gives up soon
-            thread.join(60)
 
 
 def failing(*faults: str | None, **behaviour: object) -> Behaviour:
@@ -313,7 +290,7 @@ def test_no_request_begins_while_another_waits_for_a_rate_limit(
 ) -> None:
     with captured():
         tap = TapCrankWheel(config=config_for(sandbox))
-        tap.rate_limit.hold(30)
+        tap.traffic.hold(30)
         sandbox.behaviour = failing(None, "429:7", "500")
         users, sessions = (tap.streams[name] for name in ("users", "usage_sessions"))
         assert isinstance(users, client.CrankWheelStream)
@@ -322,7 +299,7 @@ def test_no_request_begins_while_another_waits_for_a_rate_limit(
         assert pauses == [pytest.approx(30)]
         # The 429 of one stream holds all of them; the 500 holds only its own.
         held: list[float] = []
-        tap.rate_limit.hold = held.append  # type: ignore[method-assign,assignment]
+        tap.traffic.hold = held.append  # type: ignore[method-assign,assignment]
         sessions.get("/user_access")
     assert held == [pauses[1]]
     assert pauses[1] >= 7

@@ -529,18 +529,6 @@ def test_deselecting_prospect_info_removes_all_of_it(sandbox: Sandbox) -> None:
     assert "prospect" not in "".join(lines)
 
 
-def test_progress_is_logged(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    config = config_for(sandbox, start_date="2026-08-12", end_date="2026-08-31")
-    sync(config, select=("usage_sessions",))
-    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("window")]
-    count = sum(s["start_date"] < "2026-08-31" for s in all_sessions(sandbox.account))
-    assert len(lines) == 3
-    assert lines[-1] == (
-        f"window 3 of 3, 2026-08-26 00:00 to 2026-08-31 00:00, {count} records so far"
-    )
-
-
 # --- flattening ----------------------------------------------------------------------------------
 
 FLAT = {"flattening_enabled": True, "flattening_max_depth": 1}
