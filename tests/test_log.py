@@ -97,7 +97,8 @@ def test_tries_and_waits_are_told_at_the_end(
     held = pauses[0]
     assert held >= 30
     assert caplog.records[-1].getMessage() == (
-        f"Requests to 127.0.0.1: 3, of which tries again: 2; held by rate limits: {held:.0f} seconds"
+        "Requests to 127.0.0.1: 3, of which tries again: 2; "
+        f"held by rate limits: {held:.0f} seconds"
     )
 
 

@@ -4,18 +4,57 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from tap_crankwheel.windows import PERIODS
 from tests.support import all_sessions, config_for, sync
-from tools.reference import README, render
+from tools.reference import PLUGIN, PROJECT, README, about, render
 
 if TYPE_CHECKING:
     from tap_crankwheel.sandbox.server import Sandbox
 
+KINDS = {
+    "array": 1,
+    "boolean": 2,
+    "date_iso8601": 2,
+    "integer": 6,
+    "object": 3,
+    "options": 2,
+    "string": 4,
+}
 
-def test_the_readmes_tables_are_current() -> None:
+
+def test_what_is_written_from_the_tap_is_current() -> None:
+    for path, text in render().items():
+        assert path.read_text() == text, "run: uv run python tools/reference.py"
+
+
+def test_the_readme_has_tables_and_a_diagram() -> None:
     text = README.read_text()
-    assert render(text) == text, "run: uv run python tools/reference.py"
     assert "| `api_key` | text | required |" in text
     assert "| `viewer_info.locations` | list of texts |" in text
+    joins = [line.strip() for line in text.splitlines() if "--o{" in line]
+    assert joins == [
+        'account_stats ||--o{ agent_stats : "period, period_start"',
+        'users |o--o{ agent_stats : "email = email"',
+        'users |o--o{ demo_requests : "email = handled_by"',
+        'users |o--o{ usage_sessions : "email = email"',
+    ]
+
+
+def test_meltano_knows_every_setting() -> None:
+    schema = about()["settings"]["properties"]
+    definition = yaml.safe_load(PLUGIN.read_text())
+    tap, sandbox = yaml.safe_load(PROJECT.read_text())["plugins"]["extractors"]
+    assert sandbox["inherit_from"] == tap["name"] == definition["name"]
+    settings = {setting["name"]: setting for setting in definition["settings"]}
+    assert set(settings) == set(schema)
+    assert tap["settings"] == definition["settings"]
+    assert {kind: sum(s["kind"] == kind for s in settings.values()) for kind in KINDS} == KINDS
+    assert [name for name, setting in settings.items() if "sensitive" in setting] == ["api_key"]
+    assert settings["stats_period"]["value"] == "day"
+    assert [option["value"] for option in settings["stats_period"]["options"]] == list(PERIODS)
+    assert all(setting["label"] and setting["description"] for setting in settings.values())
+    assert definition["settings_group_validation"] == [["api_key"]]
+    assert definition["supported_python_versions"] == [f"3.{n}" for n in range(10, 15)]
 
 
 def test_the_readmes_ways_with_personal_data_work(sandbox: Sandbox) -> None:

@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
 from tap_crankwheel.sandbox.server import API_KEY, Sandbox
 from tap_crankwheel.sandbox.tap import TapCrankWheelSandbox
@@ -202,34 +201,6 @@ def test_batch_is_not_offered() -> None:
     about = TapCrankWheel._get_about_info()
     assert "batch" not in {capability.value for capability in about.capabilities}
     assert "batch_config" not in about.settings["properties"]
-
-
-def test_meltano_declares_every_setting() -> None:
-    with open("meltano.yml") as file:  # noqa: PTH123
-        project = yaml.safe_load(file)
-    tap, sandbox = project["plugins"]["extractors"]
-    TapCrankWheel.append_builtin_config(TapCrankWheel.config_jsonschema)
-    schema: dict[str, Any] = TapCrankWheel.config_jsonschema["properties"]
-    declared = {setting["name"]: setting for setting in tap["settings"]}
-    assert list(declared) == list(schema)
-    for name, setting in schema.items():
-        types = setting.get("type", "object")
-        kind = next(k for k in ([types] if isinstance(types, str) else types) if k != "null")
-        if "enum" in setting:
-            kind = "options"
-            assert [o["value"] for o in declared[name]["options"]] == setting["enum"]
-        if setting.get("format") == "date-time":
-            kind = "date_iso8601"
-        assert declared[name]["kind"] == kind
-        assert declared[name]["label"] == setting["title"]
-        assert declared[name]["description"] == setting["description"]
-        assert declared[name].get("sensitive", False) == bool(setting.get("secret"))
-    capabilities = {capability.value for capability in TapCrankWheel.capabilities}
-    assert set(tap["capabilities"]) == capabilities
-    assert sandbox["inherit_from"] == tap["name"]
-    for plugin in (tap, *project["plugins"]["loaders"]):
-        assert plugin["namespace"]
-        assert plugin["pip_url"]
 
 
 # --- the sandbox's tap ---------------------------------------------------------------------------

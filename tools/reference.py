@@ -1,41 +1,72 @@
-"""Writes the README's tables of settings and streams: `python tools/reference.py`."""
+"""Writes what the tap can say of itself where people look it up: `python tools/reference.py`.
+
+The README's diagram and its tables of settings and streams, the plugin definition for Meltano Hub,
+and the settings in `meltano.yml` come from `tap-crankwheel --about` and from the schemas.
+"""
 
 from __future__ import annotations
 
 import html
 import json
+import re
+import subprocess
+import sys
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tap_crankwheel.tap import TapCrankWheel
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PROJECT = ROOT / "meltano.yml"
+PLUGIN = ROOT / "hub" / "tap-crankwheel.yml"
+
+_ABOUT = [sys.executable, "-m", "tap_crankwheel", "--about", "--format=json"]
+_BUILT_IN = ("stream_map", "faker", "flattening")
 
 
-def kind(schema: dict[str, Any]) -> str:
-    """Return the type of a field or setting in a word or two."""
+def about() -> dict[str, Any]:
+    """Return what the tap says of itself."""
+    answer = subprocess.run(_ABOUT, capture_output=True, check=True)  # noqa: S603
+    told: dict[str, Any] = json.loads(answer.stdout)
+    return told
+
+
+def type_of(schema: dict[str, Any]) -> str:
+    """Return the JSON type of a field or setting, null aside."""
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     word: str = next(name for name in types if name != "null")
+    return word
+
+
+# --- the README ----------------------------------------------------------------------------------
+
+
+def words(schema: dict[str, Any]) -> str:
+    """Return the type of a field or setting in a word or two."""
+    word = type_of(schema)
     if schema.get("format") == "date-time":
         return "timestamp"
     if word == "array":
-        return f"list of {kind(schema['items'])}s"
+        return f"list of {words(schema['items'])}s"
     return {"string": "text"}.get(word, word)
 
 
-def settings() -> str:
+def settings_table(schema: dict[str, Any]) -> str:
     """Return the table of the tap's own settings."""
     rows = ["| Setting | Type | Default | What it does |", "|---|---|---|---|"]
-    schema: dict[str, Any] = TapCrankWheel.config_jsonschema
     for name, setting in schema["properties"].items():
-        if name.startswith(("stream_map", "faker", "flattening")):
+        if name.startswith(_BUILT_IN):
             continue
         default = f"`{json.dumps(setting['default'])}`" if "default" in setting else ""
         what = html.escape(setting["description"], quote=False)
         if "enum" in setting:
             what += f" One of {', '.join(setting['enum'])}."
         shown = "required" if name in schema["required"] else default
-        rows.append(f"| `{name}` | {kind(setting)} | {shown} | {what} |")
+        rows.append(f"| `{name}` | {words(setting)} | {shown} | {what} |")
     return "\n".join(rows)
 
 
@@ -43,13 +74,13 @@ def fields(schema: dict[str, Any], prefix: str = "") -> list[str]:
     """Return a row for each field of a schema, those of objects included."""
     rows = []
     for name, field in schema["properties"].items():
-        rows.append(f"| `{prefix}{name}` | {kind(field)} | {field['description']} |")
+        rows.append(f"| `{prefix}{name}` | {words(field)} | {field['description']} |")
         if "properties" in field:
             rows += fields(field, f"{prefix}{name}.")
     return rows
 
 
-def streams() -> str:
+def streams_tables() -> str:
     """Return a table of fields for each stream."""
     parts = []
     for name, stream in TapCrankWheel(config={"api_key": "none"}).streams.items():
@@ -71,14 +102,128 @@ def streams() -> str:
     return "\n".join(parts).rstrip()
 
 
-def render(readme: str) -> str:
-    """Return the README with its tables renewed."""
-    for name, table in (("settings", settings()), ("streams", streams())):
-        before, start, rest = readme.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"\n<!-- /{name} -->")
-        readme = f"{before}{start}\n{table}\n{end}{after}"
-    return readme
+def diagram() -> str:
+    """Return a mermaid diagram of the streams: keys, timestamps, and what joins what.
+
+    A description that says "joins users.email" is a join (those of `users` say it backwards), and
+    so are keys that are a part of another stream's keys.
+    """
+    entities, joins = [], []
+    streams = TapCrankWheel(config={"api_key": "none"}).streams
+    for name, stream in streams.items():
+        joins += [
+            f'    {whole} ||--o{{ {name} : "{", ".join(other.primary_keys)}"'
+            for whole, other in streams.items()
+            if set(other.primary_keys) < set(stream.primary_keys) and whole != "users"
+        ]
+        lines = []
+        for field, schema in stream.schema["properties"].items():
+            join = re.search(r"joins (\w+)\.(\w+)", schema["description"])
+            marks = ["PK"] * (field in stream.primary_keys)
+            if join and join[1] != name and name != "users":
+                marks.append("FK")
+                joins.append(f'    {join[1]} |o--o{{ {name} : "{join[2]} = {field}"')
+            if marks or field == stream.replication_key:
+                lines.append(f"        {words(schema)} {field} {', '.join(marks)}".rstrip())
+        entities += [f"    {name} {{", *lines, "    }"]
+    return "\n".join(["```mermaid", "erDiagram", *entities, *joins, "```"])
+
+
+# --- Meltano -------------------------------------------------------------------------------------
+
+
+def setting_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the definition of a setting, in the terms of Meltano and its Hub."""
+    kind = type_of(schema) if "type" in schema else "object"
+    setting = {"name": name, "label": schema["title"], "description": schema["description"]}
+    if "enum" in schema:
+        kind = "options"
+        setting["options"] = [
+            {"label": value.replace("_", " ").capitalize(), "value": value}
+            for value in schema["enum"]
+        ]
+    setting["kind"] = "date_iso8601" if schema.get("format") == "date-time" else kind
+    if "default" in schema:
+        setting["value"] = schema["default"]
+    if schema.get("secret"):
+        setting["sensitive"] = True
+    return setting
+
+
+def common(told: dict[str, Any]) -> dict[str, Any]:
+    """Return what the plugin definition and `meltano.yml` both say of the tap."""
+    properties = told["settings"]["properties"]
+    return {
+        "capabilities": sorted(told["capabilities"]),
+        "settings_group_validation": [told["settings"]["required"]],
+        "settings": [setting_of(name, properties[name]) for name in sorted(properties)],
+    }
+
+
+def plugin(told: dict[str, Any]) -> dict[str, Any]:
+    """Return the plugin definition, in the format of Meltano Hub's own.
+
+    `quality` is for the Hub's maintainers to give.
+    """
+    urls = dict(url.split(", ") for url in metadata(told["name"]).get_all("Project-URL", []))
+    return {
+        **common(told),
+        "name": told["name"],
+        "namespace": told["name"].replace("-", "_"),
+        "variant": told["name"],
+        "label": "CrankWheel",
+        "description": "Browser screen sharing for sales teams",
+        "pip_url": told["name"],
+        "executable": told["name"],
+        "domain_url": urls["CrankWheel"],
+        "docs": urls["CrankWheel API"],
+        "keywords": ["api", "meltano_sdk"],
+        "maintenance_status": "beta",
+        "quality": "unknown",
+        "select": ["*.*"],
+        "supported_python_versions": told["supported_python_versions"],
+    }
+
+
+def as_yaml(document: dict[str, Any]) -> str:
+    """Return YAML in the form that the Hub's checks ask for: keys in order, sequences flush."""
+    return yaml.safe_dump(document, width=100, allow_unicode=True)
+
+
+# --- both ----------------------------------------------------------------------------------------
+
+
+def between(text: str, start: str, end: str, new: str) -> str:
+    """Return a text with what stands between two lines renewed."""
+    before, start, rest = text.partition(f"{start}\n")
+    _, end, after = rest.partition(end)
+    if not end:
+        msg = "a marker is missing"
+        raise ValueError(msg)
+    return f"{before}{start}{new}{end}{after}"
+
+
+def render() -> dict[Path, str]:
+    """Return what each file should hold."""
+    told = about()
+    readme = README.read_text()
+    for name, new in (
+        ("settings", settings_table(told["settings"])),
+        ("streams", streams_tables()),
+        ("diagram", diagram()),
+    ):
+        readme = between(readme, f"<!-- {name} -->", f"<!-- /{name} -->", f"\n{new}\n\n")
+    indented = "".join(f"    {line}\n" for line in as_yaml(common(told)).splitlines())
+    return {
+        README: readme,
+        PLUGIN: as_yaml(plugin(told)),
+        PROJECT: between(
+            PROJECT.read_text(), "    # By tools/reference.py:", "    # Until here.", indented
+        ),
+    }
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text()))
+    for path, text in render().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
