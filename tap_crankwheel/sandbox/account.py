@@ -26,6 +26,12 @@ LOCATIONS = (
 CAMPAIGNS = ("spring-launch", "webinar", "brand", "retargeting")
 SOURCES = ("google", "newsletter", "linkedin")
 TITLES = ("CEO", "Head of Sales", "Office Manager", "Directrice générale")
+#: How likely a demo request is to be taken, and after how many seconds on average.
+AVAILABILITY = {
+    "full_capacity": (0.9, 120),
+    "half_capacity": (0.75, 240),
+    "no_capacity": (0.4, 900),
+}
 COMPANIES = ("Nordlicht GmbH", "Blue Harbor Insurance", "Café Ñandú", "Solar & Sons")
 
 
@@ -141,8 +147,10 @@ class Account:
 
     def _demo_request(self, rng: random.Random, day: date) -> Row:
         start = _moment(rng, day)
-        agent, wait, roll = rng.randrange(self.agents), int(rng.expovariate(1 / 240)), rng.random()
-        handled = roll < 0.75 and start + timedelta(seconds=wait) <= self.now
+        agent, bucket = rng.randrange(self.agents), rng.choice(list(AVAILABILITY))
+        chance, average = AVAILABILITY[bucket]
+        wait = int(rng.expovariate(1 / average))
+        handled = rng.random() < chance and start + timedelta(seconds=wait) <= self.now
         last = start + timedelta(seconds=wait + int(rng.expovariate(1 / 900)) if handled else 60)
         confirmed = rng.random() < 0.8
         shared = rng.random() < 0.7
@@ -168,13 +176,13 @@ class Account:
         request: Row = {
             "start_ts": seconds_text(start),
             "last_event_ts": seconds_text(min(last, self.now)),
-            "availability_bucket": rng.choice(("full_capacity", "half_capacity", "no_capacity")),
+            "availability_bucket": bucket,
             "seconds_to_respond": wait if handled else "never",
             "call_confirmed": confirmed if handled else "n/a",
             "screenshared": shared if handled and confirmed else "n/a",
             "accepted_from": rng.choice(("extension", "email")) if handled else "n/a",
             "prospect_info": prospect,
-            "twice": rng.random() < 0.03,
+            "twice": rng.random() < 0.05,
         }
         if handled:
             request["handled_by"] = f"agent{agent + 1}@example.com"

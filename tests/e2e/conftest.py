@@ -51,6 +51,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="session")
+def warehouse(project: Project) -> Path:
+    """The DuckDB file that the README's first command makes."""
+    project.meltano("run", "--full-refresh", "tap-crankwheel-sandbox", "target-duckdb")
+    return project.folder / "warehouse.duckdb"
+
+
+@pytest.fixture(scope="session")
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
     yield server.get_uri()

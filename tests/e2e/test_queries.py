@@ -1,0 +1,27 @@
+"""The questions in the documentation, and the answers that it shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tools.queries import QUERIES, render
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_the_answers_and_charts_are_current(warehouse: Path) -> None:
+    files = render(warehouse)
+    for path, text in files.items():
+        assert path.read_text() == text, "run: uv run python tools/queries.py"
+    assert sum(path.suffix == ".svg" for path in files) == 2
+
+
+def test_each_question_has_an_answer() -> None:
+    questions = QUERIES.read_text().split("\n## ")[1:]
+    assert len(questions) == 10
+    for question in questions:
+        _, _, answer = question.split("```")
+        columns, _, *rows = [line for line in answer.splitlines() if line.startswith("|")]
+        assert rows
+        assert all(row.count("|") == columns.count("|") for row in rows)

@@ -1,0 +1,94 @@
+"""Runs the queries of `docs/queries.md`: `python tools/queries.py`.
+
+It asks the sandbox account that the README's first command loads. Below each query it writes the
+result, and where a chart follows that, draws it: of the result's first column the labels, of its
+last the heights.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pygal  # type: ignore[import-untyped]
+from pygal.style import Style  # type: ignore[import-untyped]
+
+DOCS = Path(__file__).parents[1] / "docs"
+QUERIES = DOCS / "queries.md"
+
+# A query; what is there of its result; and perhaps a chart: its title and its file.
+_QUERY = re.compile(
+    r"```sql\n(?P<sql>(?s:.*?))```\n"
+    r"(?:\n(?:\|.*\n)+)?"
+    r"(?P<chart>\n!\[(?P<title>.*)\]\((?P<file>.*)\)\n)?"
+)
+_STYLE = Style(
+    background="white",
+    plot_background="white",
+    colors=("#3b6ea5",),
+    font_family="sans-serif",
+    opacity="1",
+    **dict.fromkeys(
+        ("label_font_size", "major_label_font_size", "value_font_size", "title_font_size"), 14
+    ),
+)
+
+
+def table(columns: list[str], rows: list[tuple[Any, ...]]) -> str:
+    """Return a result as a table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(
+        f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |\n" for line in lines
+    )
+
+
+def chart(title: str, rows: list[tuple[Any, ...]]) -> str:
+    """Return a bar chart of the first and last column of a result, as SVG."""
+    bars = pygal.Bar(
+        title=title,
+        style=_STYLE,
+        width=720,
+        height=300,
+        explicit_size=True,
+        show_legend=False,
+        show_y_guides=False,
+        print_values=True,
+        print_values_position="top",
+        js=[],  # no scripts, and no names made at random: the same data is the same file
+        no_prefix=True,
+        disable_xml_declaration=True,
+    )
+    bars.x_labels = [str(row[0]) for row in rows]
+    bars.add(title, [row[-1] for row in rows])
+    svg: str = bars.render()
+    return f"{svg}\n"
+
+
+def render(warehouse: Path) -> dict[Path, str]:
+    """Return what each file should hold.
+
+    Args:
+        warehouse: The DuckDB file with the sandbox account.
+    """
+    files = {}
+    with duckdb.connect(warehouse, read_only=True) as connection:
+        connection.sql("use crankwheel_sandbox")
+
+        def answer(match: re.Match[str]) -> str:
+            result = connection.sql(match["sql"])
+            rows = result.fetchall()
+            if match["chart"]:
+                files[DOCS / match["file"]] = chart(match["title"], rows)
+            shown = table(result.columns, rows)
+            return f"```sql\n{match['sql']}```\n\n{shown}{match['chart'] or ''}"
+
+        files[QUERIES] = _QUERY.sub(answer, QUERIES.read_text())
+    return files
+
+
+if __name__ == "__main__":
+    for path, text in render(Path("warehouse.duckdb")).items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
