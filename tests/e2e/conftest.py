@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -38,6 +39,14 @@ class Project:
         output = result.stdout + result.stderr
         assert result.returncode == 0, output
         return output
+
+    def copy(self, folder: Path) -> Project:
+        """Make another project of the same plugins, as on another machine."""
+        shutil.copy(self.folder / "meltano.yml", folder)
+        (folder / ".meltano").mkdir()
+        for plugins in ("extractors", "loaders"):
+            (folder / ".meltano" / plugins).symlink_to(self.folder / ".meltano" / plugins)
+        return Project(folder)
 
 
 @pytest.fixture(scope="session")

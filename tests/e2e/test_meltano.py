@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from tap_crankwheel.windows import format_timestamp
 from tests.e2e.conftest import ROOT
 from tests.support import (
     NOW,
+    STREAMS,
     Row,
     canonical,
     config_for,
@@ -171,12 +173,9 @@ def load(project: Project, sandbox: Sandbox, url: str, *arguments: str) -> dict[
         TARGET_POSTGRES_SQLALCHEMY_URL=url, **environment(sandbox),
     )  # fmt: skip
     with psycopg.connect(url, row_factory=dict_row) as connection:
-        names = [
-            "usage_sessions", "demo_requests", "users", "account_stats", "agent_stats",
-        ]  # fmt: skip
         return {
             name: connection.execute(f"select * from crankwheel.{name}").fetchall()  # noqa: S608
-            for name in names
+            for name in STREAMS
         }
 
 
@@ -252,6 +251,51 @@ def test_a_failing_list_of_users_leaves_all_of_them(
     assert {row["email"] for row in after} == set(users)
     assert canonical(rows(after)) == canonical(rows(before))
     assert all(row["_sdc_deleted_at"] is None for row in after)
+
+
+RANGES = (
+    ("2026-08-11T09:30:00Z", "2026-08-18T12:00:00Z"),
+    ("2026-08-18T12:00:00Z", "2026-08-25T15:45:00Z"),
+    ("2026-08-25T15:45:00Z", "2026-09-01T15:20:00Z"),
+)
+
+
+def test_three_ranges_at_once_are_the_same_as_one_run(
+    project: Project, sandbox: Sandbox, postgres: str, tmp_path: Path
+) -> None:
+    def run(task: Project, start: str, end: str, **settings: str) -> None:
+        task.meltano(
+            "run", f"--state-id-suffix={start[:10]}", "tap-crankwheel", "target-postgres",
+            TARGET_POSTGRES_SQLALCHEMY_URL=postgres,
+            **environment(sandbox)
+            | {"TAP_CRANKWHEEL_START_DATE": start, "TAP_CRANKWHEEL_END_DATE": end}
+            | settings,
+        )  # fmt: skip
+
+    def part(number: int) -> None:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        task = project.copy(folder)
+        select = ["*.*"] if number == 0 else ["*.*", "!users.*"]
+        settings = {"TAP_CRANKWHEEL__SELECT": json.dumps(select)}
+        for last in (False, False, True):
+            try:
+                return run(task, *RANGES[number], **settings)
+            except AssertionError as error:  # a row on a boundary, loaded by two at a time
+                if last or "UniqueViolation" not in str(error):
+                    raise
+
+    with ThreadPoolExecutor() as tasks:
+        list(tasks.map(part, range(len(RANGES))))
+    run(project, RANGES[0][0], RANGES[-1][1], TAP_CRANKWHEEL__LOAD_SCHEMA="whole")
+    with psycopg.connect(postgres, row_factory=dict_row) as connection:
+        for stream in STREAMS:
+            parts, whole = (
+                rows(connection.execute(f"select * from {schema}.{stream}").fetchall())  # noqa: S608
+                for schema in ("crankwheel", "whole")
+            )
+            assert canonical(parts) == canonical(whole)
+            assert len(parts) > 5
 
 
 def test_the_readmes_query_says_what_it_shows(warehouse: Path) -> None:
