@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 
+into_duckdb = pytest.mark.skipif(
+    sys.version_info >= (3, 14),
+    reason="With the DuckDB that there is for Python 3.14, target-duckdb loses the first row of "
+    "each load until https://github.com/jwills/target-duckdb/pull/58 is released.",
+)
+
 
 @dataclass
 class Project:

@@ -17,7 +17,7 @@ from tap_crankwheel.sandbox.account import Account
 from tap_crankwheel.sandbox.server import Sandbox
 from tap_crankwheel.sandbox.tap import NOW as SANDBOX_NOW
 from tap_crankwheel.windows import format_timestamp
-from tests.e2e.conftest import ROOT
+from tests.e2e.conftest import ROOT, into_duckdb
 from tests.support import (
     NOW,
     STREAMS,
@@ -126,6 +126,7 @@ def check_types(columns: list[tuple[str, str]], names: dict[str, str]) -> None:
             assert names[kind] == found.lower(), column
 
 
+@into_duckdb
 def test_the_sandbox_into_duckdb(project: Project, tmp_path: Path) -> None:
     path = tmp_path / "warehouse.duckdb"
     project.meltano(
@@ -300,6 +301,7 @@ def test_three_ranges_at_once_are_the_same_as_one_run(
             assert len(parts) > 5
 
 
+@into_duckdb
 def test_the_readmes_query_says_what_it_shows(warehouse: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     query = readme.split('uv run python -c "\n')[1].split('"\n```')[0]

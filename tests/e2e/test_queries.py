@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.e2e.conftest import into_duckdb
 from tools.queries import QUERIES, render
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+@into_duckdb
 def test_the_answers_and_charts_are_current(warehouse: Path) -> None:
     files = render(warehouse)
     for path, text in files.items():
