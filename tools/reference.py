@@ -182,6 +182,7 @@ def plugin(told: dict[str, Any]) -> dict[str, Any]:
         "quality": "unknown",
         "select": ["*.*"],
         "supported_python_versions": told["supported_python_versions"],
+        **({"repo": urls["Repository"]} if "Repository" in urls else {}),
     }
 
 
