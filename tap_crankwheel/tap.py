@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import os
-import sys
-import traceback
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
-import click
 import pendulum
 import requests
-from singer_sdk import Tap, mapper
+from singer_sdk import Tap
 from singer_sdk import typing as th
-from singer_sdk.exceptions import ConfigurationError, MappingError
 from singer_sdk.helpers.capabilities import PluginCapabilities
-from singer_sdk.singerlib import Catalog
-from singer_sdk.tap_base import CliTestOptionValue
-from singer_sdk.typing import DEFAULT_JSONSCHEMA_VALIDATOR
 from typing_extensions import override
 
 from tap_crankwheel import streams
 from tap_crankwheel.auth import CrankWheelAuthenticator
 from tap_crankwheel.client import CrankWheelError, Traffic
+from tap_crankwheel.command_line import CommandLineTap
 from tap_crankwheel.history import HistoryStream
-from tap_crankwheel.messages import MessageWriter
 from tap_crankwheel.windows import PERIODS, Window, parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import FrameType
 
-    from jsonschema import ValidationError
     from singer_sdk import Stream
     from singer_sdk.helpers.capabilities import CapabilitiesEnum
 
@@ -47,12 +34,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
-class TapCrankWheel(Tap):
+class TapCrankWheel(CommandLineTap):
     """Singer tap for CrankWheel: screen-sharing sessions, demo requests, statistics and users."""
 
     name = "tap-crankwheel"
     package_name = "tap-crankwheel"
-    message_writer_class = MessageWriter
 
     # The SDK writes batch files without selection, stream maps or flattening, so that deselected
     # personal data would be in them.
@@ -168,22 +154,11 @@ class TapCrankWheel(Tap):
         ),
     ).to_dict()
 
-    def __init__(self, *, config: Any = None, **kwargs: Any) -> None:  # noqa: ANN401 - the SDK's
-        """Take the SDK's arguments; raise CrankWheelError for settings that cannot be right."""
+    @override
+    def __init__(self, **kwargs: Any) -> None:
         self.traffic = Traffic()
         self.agent_rows: dict[Window, bytes] = {}
-        if isinstance(config, dict):  # a setting that is null is one that is not set
-            config = {name: value for name, value in config.items() if value is not None}
-        try:
-            super().__init__(config=config, **kwargs)
-        except (ConfigurationError, MappingError) as error:
-            raise CrankWheelError(" ".join(getattr(error, "errors", [str(error)]))) from None
-        except ValueError:
-            msg = (
-                "A setting in the environment cannot be read: numbers are written as 7, lists and "
-                'objects as JSON, such as ["shoesize"].'
-            )
-            raise CrankWheelError(msg) from None
+        super().__init__(**kwargs)
 
     @override
     def discover_streams(self) -> Sequence[Stream]:
@@ -219,19 +194,7 @@ class TapCrankWheel(Tap):
         return parse_timestamp(value) if value else None
 
     @override
-    def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
-        # Private, since the SDK has no public hook for checks beyond the JSON schema; and its own
-        # messages hold the values, one of which may be the key, put in the wrong place.
-        super()._validate_config(raise_errors=False)
-        validator = DEFAULT_JSONSCHEMA_VALIDATOR(self.config_jsonschema)
-        errors = [_misfit(error) for error in validator.iter_errors(self._config) if error.path]
-        errors += () if errors else self._setting_errors()
-        if errors and raise_errors:
-            raise CrankWheelError("\n".join(errors))
-        return errors
-
-    def _setting_errors(self) -> Iterator[str]:
-        """Yield what is wrong with settings that have the right types."""
+    def setting_errors(self) -> Iterator[str]:
         yield from self._key_errors()
         yield from self._date_errors()
         try:
@@ -281,19 +244,6 @@ class TapCrankWheel(Tap):
             yield "end_date lies before start_date: exchange them, or remove end_date."
 
     @override
-    def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
-        # Private, for want of a hook. The SDK's own writes the state and raises SystemExit wherever
-        # the run is: in the middle of a message, of which a half would remain, or in a finalizer,
-        # where an exception is lost.
-        cast("MessageWriter", self.message_writer).between_messages(self._end)
-
-    def _end(self) -> None:
-        self.state_writer.write_state(self.state)
-        sys.stdout.flush()  # of a record, a part may be written already
-        self.logger.info("Ended by a signal; the next run goes on from the last state.")
-        os._exit(0)  # with nothing left to do, and the status that the SDK gives
-
-    @override
     def load_state(self, state: dict[str, Any]) -> None:
         bookmarks = state.get("bookmarks", {})
         if not isinstance(bookmarks, dict):
@@ -313,85 +263,3 @@ class TapCrankWheel(Tap):
                 )
                 raise CrankWheelError(msg) from None
         super().load_state(state)
-
-    @classmethod
-    @override
-    def cb_config(cls, ctx: click.Context, param: click.Option, value: tuple[str, ...]) -> Any:
-        with _readable("--config"):
-            return super().cb_config(ctx, param, value)
-
-    @classmethod
-    @override
-    def invoke(cls, **kwargs: Any) -> None:
-        for option in ("state", "catalog"):
-            if file := kwargs.get(option):
-                with _readable(f"--{option}"):
-                    text = file.read()
-                    document = json.loads(text)
-                    if not isinstance(document, dict):
-                        raise TypeError
-                    if option == "catalog":
-                        Catalog.from_dict(document)
-                    kwargs[option] = io.StringIO(text)  # a pipe cannot be read again
-        with _mapped():
-            super().invoke(**kwargs)
-
-    @classmethod
-    @override
-    def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
-        if value == CliTestOptionValue.Disabled.value:
-            return
-        with _mapped():
-            try:
-                super().cb_test(ctx, param, value)
-            except click.exceptions.Exit:
-                cls.logger.info("The test is passed: %s.", value)
-                raise
-
-
-def _misfit(error: ValidationError) -> str:
-    """Say what a setting has to be, without what it is."""
-    value = error.validator_value
-    listed = ", ".join(v for v in value if v != "null") if isinstance(value, list) else value
-    rule = {
-        "enum": f"one of {listed}",
-        "maximum": f"at most {value}",
-        "minimum": f"at least {value}",
-        "type": f"of type {listed}",
-    }.get(str(error.validator), f"as --about says ({error.validator})")
-    return f"{error.path[0]} has to be {rule}."
-
-
-@contextlib.contextmanager
-def _mapped() -> Iterator[None]:
-    """Turn what goes wrong in a stream map into one line."""
-    try:
-        yield
-    except MappingError as error:
-        msg = f"stream_maps: {error}"
-        raise CrankWheelError(msg) from None
-    except RecursionError:
-        msg = "The API's answer holds something that is nested too deeply to be written."
-        raise CrankWheelError(msg) from None
-    except Exception as error:
-        # Whatever an expression does to a record; the text of it may hold the record's values. Only
-        # the SDK's own frame knows which expression it was.
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            if frame.f_code.co_filename == mapper.__file__ and "expr" in frame.f_locals:
-                msg = (
-                    f"stream_maps: {frame.f_locals['expr']!r} fails for a record "
-                    f"({type(error).__name__}): perhaps a field in it is null."
-                )
-                raise CrankWheelError(msg) from None
-        raise
-
-
-@contextlib.contextmanager
-def _readable(option: str) -> Iterator[None]:
-    """Turn what goes wrong in reading a file of JSON into one line that names its option."""
-    try:
-        yield
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, OSError) else "it is not the JSON it should be"
-        msg = f"{option} cannot be read: {reason}."
-        raise CrankWheelError(msg) from None

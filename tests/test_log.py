@@ -11,7 +11,9 @@ import pytest
 from tap_crankwheel import history
 from tap_crankwheel.client import Traffic
 from tap_crankwheel.sandbox.server import Behaviour
+from tap_crankwheel.sandbox.tap import TapCrankWheelSandbox
 from tests.support import all_sessions, command_line, config_for, sync
+from tools.reference import README
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +57,12 @@ def test_a_run_says_what_it_does_in_a_dozen_lines(sandbox: Sandbox, tmp_path: Pa
         ),
     ]
     assert "METRIC" in result.stderr
+
+
+def test_the_readme_shows_what_a_run_says() -> None:
+    (shown,) = README.read_text().split("### What a run says")[1].split("```")[1:2]
+    told_of = told(command_line(tap=TapCrankWheelSandbox).stderr)
+    assert told_of[2:] == shown.removeprefix("text\n").splitlines()
 
 
 def test_progress_is_told_once_a_minute(
