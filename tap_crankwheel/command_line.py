@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class CommandLineTap(Tap):
-    """A tap that ends in one line for bad settings, files and stream maps, and whole on a signal."""
+    """A tap that ends in one line on bad settings, files and stream maps, and whole on a signal."""
 
     message_writer_class = MessageWriter
 
