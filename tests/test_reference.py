@@ -29,7 +29,8 @@ def test_what_is_written_from_the_tap_is_current() -> None:
 
 def test_the_readme_has_tables_and_a_diagram() -> None:
     text = README.read_text()
-    assert "| `api_key` | text | required |" in text
+    assert "| `api_key` | text | **Required.** A read-only API key" in text
+    assert 'One of hour, day, week, month. Default: `"day"`. |' in text
     assert "| `viewer_info.locations` | list of texts |" in text
     joins = [line.strip() for line in text.splitlines() if "--o{" in line]
     assert joins == [

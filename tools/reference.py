@@ -57,16 +57,18 @@ def words(schema: dict[str, Any]) -> str:
 
 def settings_table(schema: dict[str, Any]) -> str:
     """Return the table of the tap's own settings."""
-    rows = ["| Setting | Type | Default | What it does |", "|---|---|---|---|"]
+    rows = ["| Setting | Type | What it does |", "|---|---|---|"]
     for name, setting in schema["properties"].items():
         if name.startswith(_BUILT_IN):
             continue
-        default = f"`{json.dumps(setting['default'])}`" if "default" in setting else ""
         what = html.escape(setting["description"], quote=False)
         if "enum" in setting:
             what += f" One of {', '.join(setting['enum'])}."
-        shown = "required" if name in schema["required"] else default
-        rows.append(f"| `{name}` | {words(setting)} | {shown} | {what} |")
+        if "default" in setting:
+            what += f" Default: `{json.dumps(setting['default'])}`."
+        if name in schema["required"]:
+            what = f"**Required.** {what}"
+        rows.append(f"| `{name}` | {words(setting)} | {what} |")
     return "\n".join(rows)
 
 
