@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import threading
@@ -107,6 +108,12 @@ class Traffic:
         self._until = 0.0
         self._lock = threading.Lock()
 
+    def __str__(self) -> str:
+        return (
+            f"Requests: {self.requests}, of which tries again: {self.retries}; "
+            f"held by rate limits: {self.held:.0f} seconds"
+        )
+
     def hold(self, seconds: float) -> None:
         """Let no request begin for some seconds."""
         with self._lock:
@@ -208,14 +215,7 @@ class CrankWheelStream(RESTStream[None]):
     def log_sync_costs(self) -> None:
         """Tell what the run cost. The SDK asks each stream at the end; they share the traffic."""
         if self is list(self._tap.streams.values())[-1]:
-            traffic = self._tap.traffic
-            self._tap.logger.info(
-                "Requests to %s: %d, of which tries again: %d; held by rate limits: %.0f seconds",
-                self.host,
-                traffic.requests,
-                traffic.retries,
-                traffic.held,
-            )
+            self._tap.logger.info("%s", self._tap.traffic)
 
     def get(
         self,
@@ -252,7 +252,7 @@ class CrankWheelStream(RESTStream[None]):
             max_tries=MAX_TRIES,
             jitter=self.backoff_jitter,
             giveup=lambda _: self._ended.is_set(),
-            on_backoff=self._before_retry,
+            on_backoff=functools.partial(self._before_retry, what),
             logger=None,
         )
         def converse() -> Answer:
@@ -339,12 +339,14 @@ class CrankWheelStream(RESTStream[None]):
         key = str(self.config["api_key"]).strip().lower()
         return "an address with the key in it" if key in unquote(place).lower() else place
 
-    def _before_retry(self, details: Any) -> None:  # noqa: ANN401 - backoff's types lack a key
+    def _before_retry(self, what: str, details: Any) -> None:  # noqa: ANN401 - backoff's lack a key
         error: TryAgainError = details["exception"]
         if error.rate_limited:
             self._tap.traffic.hold(details["wait"])
         self.logger.warning(
-            "Try %d of %d: %s; next in %.0f seconds",
+            "%s: %s, try %d of %d: %s; next in %.0f seconds",
+            self.name,
+            what,
             details["tries"],
             MAX_TRIES,
             error.reason,

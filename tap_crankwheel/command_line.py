@@ -19,7 +19,7 @@ from singer_sdk.tap_base import CliTestOptionValue
 from singer_sdk.typing import DEFAULT_JSONSCHEMA_VALIDATOR
 from typing_extensions import override
 
-from tap_crankwheel.client import CrankWheelError
+from tap_crankwheel.client import CrankWheelError, Traffic
 from tap_crankwheel.messages import MessageWriter
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class CommandLineTap(Tap):
 
     def __init__(self, *, config: Any = None, **kwargs: Any) -> None:  # noqa: ANN401 - the SDK's
         """Take the SDK's arguments; raise CrankWheelError for settings that cannot be right."""
+        self.traffic = Traffic()
         if isinstance(config, dict):  # a setting that is null is one that is not set
             config = {name: value for name, value in config.items() if value is not None}
         try:
@@ -76,6 +77,7 @@ class CommandLineTap(Tap):
         self.state_writer.write_state(self.state)
         sys.stdout.flush()  # of a record, a part may be written already
         self.logger.info("Ended by a signal; the next run goes on from the last state.")
+        self.logger.info("%s", self.traffic)
         os._exit(0)  # with nothing left to do, and the status that the SDK gives
 
     @classmethod

@@ -145,7 +145,7 @@ class HistoryStream(CrankWheelStream):
                 if not testing:
                     self._complete(window, bookmark)
                 self._log_progress(number, len(windows), window, records)
-            if not records and bookmark is None:
+            if not records and bookmark is None and not testing:
                 self.logger.warning(
                     "%s: this first run found nothing in %s. If there should be something, check "
                     "start_date and end_date, and that the key is of the account you mean.",
@@ -169,7 +169,9 @@ class HistoryStream(CrankWheelStream):
         start, end = self._tap.history
         if bookmark is not None:
             if bookmark > self._tap.now:
-                self.logger.warning("The bookmark %s lies in the future: taken for now", bookmark)
+                self.logger.warning(
+                    "%s: the bookmark %s lies in the future: taken for now.", self.name, bookmark
+                )
             since = min(bookmark, self._tap.now) - timedelta(days=self.config["lookback_days"])
             start = max(since, start) if self.config.get("start_date") else since
         return Window(start, end)

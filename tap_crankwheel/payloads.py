@@ -243,7 +243,7 @@ def _object_of(answer: Answer) -> dict[str, msgspec.Raw]:
 
 
 def _items(answer: Answer) -> list[msgspec.Raw]:
-    """Return the raw items of the answer's `sessions` [seed: both histories are listed there]."""
+    """Return the raw items of the answer's `sessions`."""
     document = _object_of(answer)
     if "sessions" not in document:
         msg = "the answer has no `sessions`"

@@ -74,8 +74,9 @@ class DemoRequests(EventStream):
         prefix = "prospect-"
         if ids := sorted(k.removeprefix(prefix) for k in undeclared if k.startswith(prefix)):
             self.logger.warning(
-                "Flattening makes columns only of declared questions. To keep the answers to "
+                "%s: flattening makes columns only of declared questions. To keep the answers to "
                 "these, add them to custom_questions: %s",
+                self.name,
                 ", ".join(ids),
             )
 

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from tap_crankwheel import streams
 from tap_crankwheel.auth import CrankWheelAuthenticator
-from tap_crankwheel.client import CrankWheelError, Traffic
+from tap_crankwheel.client import CrankWheelError
 from tap_crankwheel.command_line import CommandLineTap
 from tap_crankwheel.history import HistoryStream
 from tap_crankwheel.windows import PERIODS, Window, parse_timestamp
@@ -156,7 +156,6 @@ class TapCrankWheel(CommandLineTap):
 
     @override
     def __init__(self, **kwargs: Any) -> None:
-        self.traffic = Traffic()
         self.agent_rows: dict[Window, bytes] = {}
         super().__init__(**kwargs)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import backoff
 import pytest
 from hypothesis import settings
+from singer_sdk.configuration import _dict_config
 from singer_sdk.logging import ConsoleFormatter
 
 from tap_crankwheel import client
@@ -29,6 +30,12 @@ settings.load_profile("default")
 for name in list(os.environ):
     if name.startswith("TAP_CRANKWHEEL") or name.upper().endswith("PROXY"):
         del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _no_dotenv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a user's `.env` alone: `--config=ENV` looks for one above the installed SDK."""
+    monkeypatch.setattr(_dict_config, "find_dotenv", lambda: "")
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -78,7 +79,11 @@ FAULTS = ("429:1", "500", "reset", "truncate", "html", "503", "504")
     ],
 )
 def test_many_faults_cost_nothing(
-    sandbox: Sandbox, pauses: list[float], limit: int, faults: Iterator[str | None]
+    sandbox: Sandbox,
+    pauses: list[float],
+    caplog: pytest.LogCaptureFixture,
+    limit: int,
+    faults: Iterator[str | None],
 ) -> None:
     sandbox.behaviour = Behaviour(faults=faults)
     output = sync(config_for(sandbox, window_days=1, max_parallel_requests=limit))
@@ -89,6 +94,9 @@ def test_many_faults_cost_nothing(
     )
     assert canonical(output.records["users"]) == canonical(expected_users(account))
     assert len(pauses) >= len(FAULTS)
+    retries = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(retries) >= len(FAULTS)
+    assert all(re.match(r"\w+: GET /\w+( for .* UTC)?, try \d of 8: ", line) for line in retries)
 
 
 @pytest.mark.parametrize("fault", ["500", "504", "429", "reset", "truncate", "html"])

@@ -183,6 +183,8 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     gate.open.set()
     assert tap.returncode == 0  # as the SDK has it
     assert b"Traceback" not in err
+    assert b"Ended by a signal; the next run goes on from the last state." in err
+    assert f"Requests: {len(sandbox.requests)}, of which tries again: 0".encode() in err
     assert out.endswith(b"\n")
     output = Output(complete_lines(out))
     warehouse = Warehouse()

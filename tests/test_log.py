@@ -52,7 +52,7 @@ def test_a_run_says_what_it_does_in_a_dozen_lines(sandbox: Sandbox, tmp_path: Pa
         "users: reading from 127.0.0.1",
         "users: 6 records",
         (
-            f"Requests to 127.0.0.1: {len(sandbox.requests)}, of which tries again: 0; "
+            f"Requests: {len(sandbox.requests)}, of which tries again: 0; "
             "held by rate limits: 0 seconds"
         ),
     ]
@@ -68,17 +68,17 @@ def test_the_readme_shows_what_a_run_says() -> None:
 def test_progress_is_told_once_a_minute(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = itertools.count(step=25)  # seconds: the third window ends in the second minute
+    clock = itertools.count(step=25)  # seconds: each third window ends in another minute
     monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     caplog.set_level("INFO")
-    config = config_for(sandbox, start_date="2026-08-12", end_date="2026-08-16", window_days=1)
+    config = config_for(sandbox, start_date="2026-08-12", end_date="2026-08-20", window_days=1)
     sync(config, select=("usage_sessions",))
     lines = [r.getMessage() for r in caplog.records if " done, " in r.getMessage()]
     starts = [session["start_date"] for session in all_sessions(sandbox.account)]
     assert lines == [
-        f"usage_sessions: window {n} of 4 done, 2026-08-{11 + n} 00:00 to 2026-08-{12 + n} 00:00 "
+        f"usage_sessions: window {n} of 8 done, 2026-08-{11 + n} 00:00 to 2026-08-{12 + n} 00:00 "
         f"UTC, {sum('2026-08-12' <= s < f'2026-08-{12 + n}' for s in starts)} records"
-        for n in (3, 4)
+        for n in (3, 6, 8)
     ]
 
 
@@ -92,7 +92,7 @@ def test_what_is_deselected_is_told_and_not_asked_for(
         f"Skipping deselected stream '{stream}'."
         for stream in ("account_stats", "agent_stats", "demo_requests", "usage_sessions")
     ]
-    assert lines[-1].startswith("Requests to 127.0.0.1: 1, of which tries again: 0;")
+    assert lines[-1].startswith("Requests: 1, of which tries again: 0;")
     assert sandbox.requests == ["GET /ss/api/user_access"]
 
 
@@ -105,8 +105,7 @@ def test_tries_and_waits_are_told_at_the_end(
     held = pauses[0]
     assert held >= 30
     assert caplog.records[-1].getMessage() == (
-        "Requests to 127.0.0.1: 3, of which tries again: 2; "
-        f"held by rate limits: {held:.0f} seconds"
+        f"Requests: 3, of which tries again: 2; held by rate limits: {held:.0f} seconds"
     )
 
 

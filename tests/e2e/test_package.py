@@ -72,17 +72,9 @@ CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel and an sdist of a commit with a tag."""
     source = copied(tmp_path_factory.mktemp("source"))
-    git = (
-        "git",
-        "-c",
-        "user.name=t",
-        "-c",
-        "user.email=t@example.com",
-        "-c",
-        "init.defaultBranch=m",
-    )
+    git = "git -c user.name=t -c user.email=t@example.com"
     for arguments in ("init -q", "add .", "commit -qm all", "tag v1.2.3"):
-        run(*git, *arguments.split(), cwd=source)
+        run(*f"{git} {arguments}".split(), cwd=source)
     folder = tmp_path_factory.mktemp("dist")
     uv("build", "--out-dir", folder, cwd=source)
     return folder
@@ -137,6 +129,9 @@ def test_the_package_alone_brings_the_sandbox_into_target_jsonl(
     commands = tmp_path / "venv" / "bin"
     assert run(commands / "tap-crankwheel", "--version", cwd=tmp_path).startswith(
         "tap-crankwheel v1.2.3"
+    )
+    assert "Serve a CrankWheel account" in run(
+        commands / "crankwheel-sandbox", "--help", cwd=tmp_path
     )
     (tmp_path / "target.json").write_text('{"do_timestamp_file": false}')
     target = project.folder / ".meltano/loaders/target-jsonl/venv/bin/target-jsonl"
