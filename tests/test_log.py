@@ -135,6 +135,16 @@ def test_a_first_run_that_finds_nothing_says_what_to_check(
     assert "found nothing" not in caplog.text  # with a bookmark, that is how quiet days are
 
 
+def test_a_test_of_a_quiet_day_is_no_alarm(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.account.sessions_per_day = 0
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(config_for(sandbox)))
+    lines = told(command_line("--config", str(config), "--test").stderr)
+    assert "usage_sessions: window 1 of 1 done" in "\n".join(lines)
+    assert not any("found nothing" in line for line in lines)
+    assert lines[-1] == "The test is passed: all."
+
+
 def test_an_empty_range_is_told(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
     config = config_for(sandbox, start_date="2026-08-01", end_date="2026-08-01")
     sync(config, select=("usage_sessions",))
