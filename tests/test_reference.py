@@ -14,11 +14,10 @@ if TYPE_CHECKING:
 KINDS = {
     "array": 1,
     "boolean": 2,
-    "date_iso8601": 2,
     "integer": 6,
     "object": 3,
     "options": 2,
-    "string": 4,
+    "string": 6,
 }
 
 

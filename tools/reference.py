@@ -12,10 +12,12 @@ import re
 import subprocess
 import sys
 from importlib.metadata import metadata
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ruamel.yaml import YAML
 
 from tap_crankwheel.tap import TapCrankWheel
 
@@ -135,18 +137,18 @@ def diagram() -> str:
 
 
 def setting_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the definition of a setting, in the terms of Meltano and its Hub."""
-    kind = type_of(schema) if "type" in schema else "object"
-    setting = {"name": name, "label": schema["title"], "description": schema["description"]}
+    """Return the definition of a setting, in the terms and the order of Meltano."""
+    # Dates are strings: of the kind date_iso8601, Meltano reads 01.02.2026 as 2 January.
+    kind = "options" if "enum" in schema else type_of(schema)
+    setting: dict[str, Any] = {"name": name, "kind": kind}
+    if "default" in schema:
+        setting["value"] = schema["default"]
+    setting |= {"label": schema["title"], "description": schema["description"]}
     if "enum" in schema:
-        kind = "options"
         setting["options"] = [
             {"label": value.replace("_", " ").capitalize(), "value": value}
             for value in schema["enum"]
         ]
-    setting["kind"] = "date_iso8601" if schema.get("format") == "date-time" else kind
-    if "default" in schema:
-        setting["value"] = schema["default"]
     if schema.get("secret"):
         setting["sensitive"] = True
     return setting
@@ -168,7 +170,7 @@ def plugin(told: dict[str, Any]) -> dict[str, Any]:
     `quality` is for the Hub's maintainers to give.
     """
     urls = dict(url.split(", ") for url in metadata(told["name"]).get_all("Project-URL", []))
-    return {
+    definition = {
         **common(told),
         "name": told["name"],
         "namespace": told["name"].replace("-", "_"),
@@ -184,13 +186,26 @@ def plugin(told: dict[str, Any]) -> dict[str, Any]:
         "quality": "unknown",
         "select": ["*.*"],
         "supported_python_versions": told["supported_python_versions"],
-        **({"repo": urls["Repository"]} if "Repository" in urls else {}),
     }
+    if repository := urls.get("Repository"):  # a variant is called after its publisher
+        definition |= {"repo": repository, "variant": repository.split("/")[-2].lower()}
+    return definition
 
 
 def as_yaml(document: dict[str, Any]) -> str:
     """Return YAML in the form that the Hub's checks ask for: keys in order, sequences flush."""
     return yaml.safe_dump(document, width=100, allow_unicode=True)
+
+
+def project(told: dict[str, Any]) -> str:
+    """Return `meltano.yml` with the tap's settings renewed, written as Meltano writes it."""
+    ruamel = YAML()
+    ruamel.width = 10**6
+    document = ruamel.load(PROJECT)
+    document["plugins"]["extractors"][0].update(common(told))
+    written = StringIO()
+    ruamel.dump(document, written)
+    return written.getvalue()
 
 
 # --- both ----------------------------------------------------------------------------------------
@@ -216,14 +231,7 @@ def render() -> dict[Path, str]:
         ("diagram", diagram()),
     ):
         readme = between(readme, f"<!-- {name} -->", f"<!-- /{name} -->", f"\n{new}\n\n")
-    indented = "".join(f"    {line}\n" for line in as_yaml(common(told)).splitlines())
-    return {
-        README: readme,
-        PLUGIN: as_yaml(plugin(told)),
-        PROJECT: between(
-            PROJECT.read_text(), "    # By tools/reference.py:", "    # Until here.", indented
-        ),
-    }
+    return {README: readme, PLUGIN: as_yaml(plugin(told)), PROJECT: project(told)}
 
 
 if __name__ == "__main__":
