@@ -318,14 +318,15 @@ def test_a_wait_grows_with_what_holds_it(
     pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traffic = client.Traffic()
-    sleep = client.time.sleep
+    time = vars(client)["time"]
+    sleep = time.sleep
 
     def sleep_while_another_is_told_to_wait(seconds: float) -> None:
         sleep(seconds)
         if len(pauses) == 1:
             traffic.hold(5)
 
-    monkeypatch.setattr(client.time, "sleep", sleep_while_another_is_told_to_wait)
+    monkeypatch.setattr(time, "sleep", sleep_while_another_is_told_to_wait)
     traffic.hold(10)
     traffic.begin(again=False)
     assert pauses == pytest.approx([10, 5])
