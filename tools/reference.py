@@ -47,6 +47,16 @@ def type_of(schema: dict[str, Any]) -> str:
 # --- the README ----------------------------------------------------------------------------------
 
 
+def between(text: str, start: str, end: str, new: str) -> str:
+    """Return a text with what stands between two lines renewed."""
+    before, start, rest = text.partition(f"{start}\n")
+    _, end, after = rest.partition(end)
+    if not end:
+        msg = "a marker is missing"
+        raise ValueError(msg)
+    return f"{before}{start}{new}{end}{after}"
+
+
 def words(schema: dict[str, Any]) -> str:
     """Return the type of a field or setting in a word or two."""
     word = type_of(schema)
@@ -209,16 +219,6 @@ def project(told: dict[str, Any]) -> str:
 
 
 # --- both ----------------------------------------------------------------------------------------
-
-
-def between(text: str, start: str, end: str, new: str) -> str:
-    """Return a text with what stands between two lines renewed."""
-    before, start, rest = text.partition(f"{start}\n")
-    _, end, after = rest.partition(end)
-    if not end:
-        msg = "a marker is missing"
-        raise ValueError(msg)
-    return f"{before}{start}{new}{end}{after}"
 
 
 def render() -> dict[Path, str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -15,7 +18,7 @@ import yaml
 from psycopg.rows import dict_row
 
 from tap_crankwheel.sandbox.account import Account
-from tap_crankwheel.sandbox.server import Sandbox
+from tap_crankwheel.sandbox.server import Behaviour, Sandbox
 from tap_crankwheel.sandbox.tap import NOW as SANDBOX_NOW
 from tap_crankwheel.windows import format_timestamp
 from tests.e2e.conftest import ROOT, into_duckdb
@@ -33,7 +36,6 @@ from tests.support import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     import pytest
 
@@ -335,26 +337,41 @@ def test_the_readmes_way_to_hash_leaves_no_email(
         assert "Björk" not in text
 
 
-def test_piped_into_a_target_without_meltano(
-    project: Project, sandbox: Sandbox, tmp_path: Path
+def test_the_readmes_way_without_meltano(
+    project: Project, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = project.folder / ".meltano/loaders/target-jsonl/venv/bin/target-jsonl"
-    (tmp_path / "tap.json").write_text(json.dumps(config_for(sandbox)))
-    (tmp_path / "target.json").write_text('{"do_timestamp_file": false}')
-    command = (
-        f"{sys.executable} -m tap_crankwheel --config tap.json"
-        f" | {target} --config target.json > state.jsonl"
-    )
-    subprocess.run(  # noqa: S603
-        ["/bin/bash", "-o", "pipefail", "-c", command],
-        cwd=tmp_path,
-        capture_output=True,
-        check=True,
-    )
+    section = (ROOT / "README.md").read_text().split("### Without Meltano")[1]
+    once, each_run = (block.split("```")[0] for block in section.split("```shell\n")[1:3])
+    target = project.folder / ".meltano/loaders/target-jsonl/venv/bin"
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{target}:{os.environ['PATH']}")
+
+    def shell(script: str) -> int:
+        command = ["/bin/bash", "-c", script]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode  # noqa: S603
+
+    def bookmarks() -> dict[str, str]:
+        state = json.loads((tmp_path / "states.jsonl").read_text().splitlines()[-1])
+        return {
+            stream: bookmark["replication_key_value"]
+            for stream, bookmark in state["bookmarks"].items()
+            if bookmark
+        }
+
+    assert shell(once) == 0
+    (tmp_path / "config.json").write_text(json.dumps(config_for(sandbox)))
+    assert shell(each_run) == 0
     tables = {
-        name: [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("usage_sessions", "demo_requests", "users", "account_stats", "agent_stats")
+        path.name.split("-")[0]: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in tmp_path.glob("*-*.jsonl")
     }
     check_account(tables, sandbox.account)
-    state = json.loads((tmp_path / "state.jsonl").read_text().splitlines()[-1])
-    assert state["bookmarks"]["usage_sessions"]["replication_key_value"] == format_timestamp(NOW)
+    after = bookmarks()
+    assert after["usage_sessions"] == format_timestamp(NOW)
+    assert len(after) == 4
+
+    first = len(sandbox.requests)
+    assert shell(each_run) == 0
+    assert len(sandbox.requests) - first == 7  # the lookback, not the history
+    sandbox.behaviour = Behaviour(faults=itertools.repeat("403"))
+    assert shell(each_run) == 1
+    assert bookmarks() == after
