@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -184,7 +185,9 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     assert tap.returncode == 0  # as the SDK has it
     assert b"Traceback" not in err
     assert b"Ended by a signal; the next run goes on from the last state." in err
-    assert f"Requests: {len(sandbox.requests)}, of which tries again: 0".encode() in err
+    told = re.search(rb"Requests: (\d+), of which tries again: 0", err)
+    assert told
+    assert 30 < int(told[1]) <= len(sandbox.requests)  # one may begin while it ends
     assert out.endswith(b"\n")
     output = Output(complete_lines(out))
     warehouse = Warehouse()
