@@ -187,7 +187,7 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     assert b"Ended by a signal; the next run goes on from the last state." in err
     told = re.search(rb"Requests: (\d+), of which tries again: 0", err)
     assert told
-    assert 30 < int(told[1]) <= len(sandbox.requests)  # one may begin while it ends
+    assert int(told[1]) > 30  # those let through, and some that the gate holds
     assert out.endswith(b"\n")
     output = Output(complete_lines(out))
     warehouse = Warehouse()
