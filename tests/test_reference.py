@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from tap_crankwheel.tap import TapCrankWheel
 from tap_crankwheel.windows import PERIODS
 from tests.support import all_sessions, config_for, sync
 from tools.reference import PLUGIN, PROJECT, README, about, render
@@ -43,7 +44,13 @@ def test_the_readme_has_tables_and_a_diagram() -> None:
 def test_meltano_knows_every_setting() -> None:
     schema = about()["settings"]["properties"]
     definition = yaml.safe_load(PLUGIN.read_text())
-    tap, sandbox = yaml.safe_load(PROJECT.read_text())["plugins"]["extractors"]
+    plugins = yaml.safe_load(PROJECT.read_text())["plugins"]
+    tap, sandbox = plugins["extractors"]
+    for plugin in (definition, tap, *plugins["loaders"]):  # nothing is looked up on the Hub
+        assert plugin["namespace"]
+        assert plugin["pip_url"]
+    capabilities = {capability.value for capability in TapCrankWheel.capabilities}
+    assert set(tap["capabilities"]) == set(definition["capabilities"]) == capabilities
     assert sandbox["inherit_from"] == tap["name"] == definition["name"]
     settings = {setting["name"]: setting for setting in definition["settings"]}
     assert set(settings) == set(schema)
