@@ -1,221 +1,146 @@
-"""One HTTP conversation with the API: URL, headers, tries, and what an error means."""
+"""The client: requests to the API, their retries, and what a status means."""
 
 from __future__ import annotations
 
-import functools
-import itertools
 import logging
+import random
 import threading
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from functools import cached_property
 from http import HTTPStatus
 from http.client import responses
-from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote, urlsplit
 
-import backoff
-import click
 import requests
 import urllib3
-from singer_sdk import RESTStream, SchemaDirectory
-from singer_sdk.exceptions import RetriableAPIError
-from singer_sdk.helpers.conform import TypeConformanceLevel
-from typing_extensions import override
 
-from tap_crankwheel import payloads, schemas
-from tap_crankwheel.windows import (
-    MARGIN,
-    Window,
-    query,
+from tap_crankwheel import payloads
+from tap_crankwheel.errors import (
+    CrankWheelError,
+    FailedAttemptError,
+    NotJSONError,
+    RangeRefusedError,
 )
+from tap_crankwheel.windows import MARGIN, query
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
-
-    from singer_sdk.helpers.types import Context, Record
+    from datetime import timedelta
 
     from tap_crankwheel.auth import CrankWheelAuthenticator
     from tap_crankwheel.payloads import Answer
-    from tap_crankwheel.tap import TapCrankWheel
+    from tap_crankwheel.windows import Window
 
-SCHEMAS = SchemaDirectory(schemas)
+#: Attempts per request; total seconds of waiting between them.
+MAX_ATTEMPTS = 8
+MAX_WAIT = 3600.0
 
-_PASSING_FAULTS = (
+_TRANSIENT = (
     requests.ConnectionError,
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
 )
+_REFUSES_RANGE = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+}
 
-#: A request is tried this often, and all its waiting together is at most this many seconds.
-MAX_TRIES = 8
-MAX_WAIT = 3600.0
-
-
-class CrankWheelError(click.ClickException):
-    """What ends a run: one line that says what is wrong and what to do, and no traceback."""
-
-    @override
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Log it, so that Meltano and log files know it for an error."""
-        logging.getLogger("tap-crankwheel").error(self.message)
+logger = logging.getLogger("tap-crankwheel.client")
 
 
-class RangeRefusedError(CrankWheelError):
-    """The API does not answer for a range, though it may for a shorter one."""
+class Clock(Protocol):
+    """What the tap needs of the module `time`, which is the clock of a real run."""
+
+    def time(self) -> float:
+        """Return the seconds since 1970, UTC."""
+
+    def monotonic(self) -> float:
+        """Return the seconds since some moment; they never go back."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Wait."""
 
 
-class TryAgainError(RetriableAPIError):
-    """A request failed in a way that may pass.
+class Throttle:
+    """Counts the requests of a run, and holds them back while the API limits their rate.
 
-    Args:
-        reason: What happened, without anything of the answer's text.
-        wait: How long the API asks to wait, in seconds.
-        rate_limited: Whether other requests have to wait too.
-        slow: Whether a shorter range may help.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        *,
-        wait: float | None = None,
-        rate_limited: bool = False,
-        slow: bool = False,
-    ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.wait = wait
-        self.rate_limited = rate_limited
-        self.slow = slow
-
-
-class Traffic:
-    """The requests of a run, of all its streams and threads: what they cost, and when they begin.
+    It is shared by the threads that make requests.
 
     Attributes:
-        requests: How many were sent.
-        retries: How many of these were sent again.
-        held: How many seconds none could begin, since the API limits their rate.
+        requests: How many requests were sent.
+        retries: How many of them were retries.
+        waited: For how many seconds no request could begin.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.requests = 0
         self.retries = 0
-        self.held = 0.0
+        self.waited = 0.0
+        self._clock = clock
         self._until = 0.0
         self._lock = threading.Lock()
 
     def __str__(self) -> str:
         return (
-            f"Requests: {self.requests}, of which tries again: {self.retries}; "
-            f"held by rate limits: {self.held:.0f} seconds"
+            f"{self.requests} requests, {self.retries} retries; "
+            f"waited {self.waited:.0f} s for rate limits"
         )
 
-    def hold(self, seconds: float) -> None:
-        """Let no request begin for some seconds."""
+    def pause(self, seconds: float) -> None:
+        """Let no request begin for some seconds. Pauses that overlap count once."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock.monotonic()
             longer = now + seconds - max(self._until, now)
             if longer > 0:
-                self.held += longer
+                self.waited += longer
                 self._until = now + seconds
 
-    def begin(self, *, again: bool) -> None:
+    def begin(self, *, retry: bool) -> None:
         """Wait until a request may begin, and count it."""
-        while (left := self._until - time.monotonic()) > 0:
-            time.sleep(left)
+        # Again after each wait: another thread may have made the pause longer.
+        while (left := self._until - self._clock.monotonic()) > 0:
+            self._clock.sleep(left)
         with self._lock:
             self.requests += 1
-            self.retries += again
+            self.retries += retry
 
 
-def retry_after(response: requests.Response) -> float | None:
-    """Return the seconds that a Retry-After header asks for, a number or an HTTP date."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (OverflowError, ValueError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+class Client:
+    """The API over HTTP. It only ever sends GET, and threads may share it.
 
+    Args:
+        url: The URL of the API, such as `https://meeting.is/ss/api`.
+        auth: Adds the API key to each request.
+        timeout: Seconds of silence from the server after which an attempt has failed.
+        user_agent: The value of the header User-Agent.
+        clock: What tells the time and waits.
 
-class CrankWheelStream(RESTStream[None]):
-    """A stream that asks the CrankWheel API. It only ever sends GET."""
+    Attributes:
+        throttle: How many requests were sent so far, and when the next may be.
+        host: The host that requests go to.
+    """
 
-    allow_redirects = False
-    TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE  # payloads types the rows
-    _LOG_REQUEST_METRICS = False  # private; a line a request, thousands in a backfill
-    _tap: TapCrankWheel
-
-    def __init__(self, tap: TapCrankWheel) -> None:
-        """Take the tap, and leave its settings there."""
-        super().__init__(tap)
-        self.logger.addFilter(_told_otherwise)
-
-    @cached_property
-    def _ended(self) -> threading.Event:
-        """Set when nobody waits for answers any more, so that nothing is tried again."""
-        return threading.Event()
-
-    @cached_property
-    @override
-    def schema(self) -> dict[str, Any]:
-        schema: dict[str, Any] = SCHEMAS.get_schema(self.name)
-        return schema
-
-    @override
-    def generate_child_contexts(self, record: Record, context: Context | None) -> Iterable[Context]:
-        """Make none: no stream has children, and the SDK would copy each record for them."""
-        return ()
-
-    @cached_property
-    @override
-    def requests_session(self) -> requests.Session:
-        session = requests.Session()
-        # What the SDK sends a request with does not look at REQUESTS_CA_BUNDLE.
-        settings = session.merge_environment_settings(self.url_base, {}, None, None, None)
-        session.verify = settings["verify"]
-        return session
-
-    @property
-    @override
-    def url_base(self) -> str:
-        url: str = self.config["api_url"]
-        return url.rstrip("/")
-
-    @property
-    @override
-    def authenticator(self) -> CrankWheelAuthenticator:
-        return self._tap.authenticator
-
-    @property
-    @override
-    def user_agent(self) -> str:
-        return f"{self.tap_name}/{self._tap.plugin_version}"
-
-    @property
-    @override
-    def timeout(self) -> int:
-        seconds: int = self.config["request_timeout"]
-        return seconds
-
-    @property
-    def host(self) -> str:
-        """The host that requests go to."""
-        return str(urlsplit(self.url_base).hostname)
-
-    @override
-    def log_sync_costs(self) -> None:
-        """Tell what the run cost. The SDK asks each stream at the end; they share the traffic."""
-        if self is list(self._tap.streams.values())[-1]:
-            self._tap.logger.info("%s", self._tap.traffic)
+    def __init__(
+        self,
+        url: str,
+        auth: CrankWheelAuthenticator,
+        *,
+        timeout: float = 90,
+        user_agent: str = "tap-crankwheel",
+        clock: Clock = time,
+    ) -> None:
+        self.throttle = Throttle(clock)
+        self.host = str(urlsplit(url).hostname)
+        self._url = url.rstrip("/")
+        self._auth = auth
+        self._timeout = timeout
+        self._clock = clock
+        self._session = requests.Session()
+        self._session.auth = auth
+        self._session.headers.update({"Accept": "application/json", "User-Agent": user_agent})
 
     def get(
         self,
@@ -225,169 +150,149 @@ class CrankWheelStream(RESTStream[None]):
         margin: timedelta = MARGIN,
         divisible: bool = False,
     ) -> Answer:
-        """Ask for a path, again and again where that may help.
+        """GET a path, retrying transient failures.
 
         Args:
-            path: The path of the endpoint below the API's URL; it may name settings in braces.
-            window: The range to ask for, sent as `from` and `to`.
+            path: The path of the endpoint below the API's URL.
+            window: The range to request, sent as `from` and `to`.
             margin: How much is added to the range on both sides.
-            divisible: Whether the caller can ask for less, so that slow answers are not waited for
-                more than twice.
+            divisible: Whether the caller can request less, so that a slow answer is retried only
+                once.
 
         Returns:
-            The answer, its outer layer read.
+            The answer, its outer layer parsed.
 
         Raises:
             RangeRefusedError: The API does not answer for this range, but may for a shorter one.
             CrankWheelError: The API does not answer, or refuses to.
         """
-        path = path.format_map(self.config)
-        tries = 0
-        started = time.monotonic()
-        what = f"GET {path}" + (f" for {window}" if window else "")
-
-        @backoff.on_exception(
-            _waits,
-            TryAgainError,
-            max_tries=MAX_TRIES,
-            jitter=self.backoff_jitter,
-            giveup=lambda _: self._ended.is_set(),
-            on_backoff=functools.partial(self._before_retry, what),
-            logger=None,
-        )
-        def converse() -> Answer:
-            nonlocal tries
-            tries += 1
-            self._tap.traffic.begin(again=tries > 1)
+        name = f"GET {path} for {window}" if window else f"GET {path}"
+        params = query(window, margin) if window else None
+        started = self._clock.monotonic()
+        attempt, slow, waited = 0, 0, 0.0
+        while True:
+            attempt += 1
+            self.throttle.begin(retry=attempt > 1)
             try:
-                # The SDK's single request is private; its decorator of retries logs each one twice.
-                return payloads.parse(self._request(request, None).content)
-            except TryAgainError as error:
-                error.slow &= divisible
-                raise
-            except _PASSING_FAULTS as error:  # their text holds the URL
-                cause = _root(error)
-                if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
-                    reason = f"no answer within {self.timeout} seconds"
-                    raise TryAgainError(reason, slow=divisible) from None
-                reason = f"the connection to {self.host} failed ({type(cause).__name__})"
-                raise TryAgainError(reason) from None
-            except payloads.NotJSONError:
-                reason = "the answer is not JSON: does api_url point to the API?"
-                raise TryAgainError(reason) from None
-            except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-                msg = f"the request or its answer is no HTTP ({type(error).__name__})."
-                raise CrankWheelError(msg) from None
+                return self._attempt(path, params)
+            except FailedAttemptError as error:
+                can_be_shorter = error.slow and divisible
+                slow += can_be_shorter
+                wait = error.wait or 2.0**attempt  # a past date gives no wait: use the delay
+                waited += wait
+                if attempt == MAX_ATTEMPTS or waited > MAX_WAIT or slow > 1:
+                    seconds = self._clock.monotonic() - started
+                    kind = RangeRefusedError if can_be_shorter else CrankWheelError
+                    raise kind(
+                        f"{name} failed {attempt} times in {seconds:.0f} seconds, at last: "
+                        f"{error.reason}.",
+                    ) from None
+                wait += random.random()  # noqa: S311 - jitter, so that threads part
+                if error.rate_limited:
+                    self.throttle.pause(wait)
+                logger.warning(
+                    "%s, attempt %d of %d: %s; the next in %.0f seconds",
+                    *(name, attempt, MAX_ATTEMPTS, error.reason, wait),
+                )
+                self._clock.sleep(wait)
+            except CrankWheelError as error:
+                raise type(error)(f"{name}: {error.message}") from None
 
-        request = self.build_prepared_request(
-            method="GET",
-            url=self.url_base + path,
-            params=query(window, margin) if window else None,
-            headers={"Accept": "application/json"},
-        )
+    def _attempt(self, path: str, params: dict[str, str] | None) -> Answer:
+        """Send one request and parse its answer. The text of its errors may hold the key."""
         try:
-            return converse()
-        except TryAgainError as error:
-            seconds = time.monotonic() - started
-            msg = f"{what} failed {tries} times in {seconds:.0f} seconds, at last: {error.reason}."
-            raise (RangeRefusedError if error.slow else CrankWheelError)(msg) from None
-        except CrankWheelError as error:
-            msg = f"{what}: {error.message}"
-            raise type(error)(msg) from None
+            response = self._session.get(
+                self._url + path,
+                params=params,
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+            self._check_status(response)
+            return payloads.parse(response.content)
+        except _TRANSIENT as error:
+            cause = _root(error)
+            if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
+                reason = f"no answer within {self._timeout} seconds"
+                raise FailedAttemptError(reason, slow=True) from None
+            reason = f"the connection to {self.host} failed ({type(cause).__name__})"
+            raise FailedAttemptError(reason) from None
+        except NotJSONError:
+            reason = "the answer is not JSON: does api_url point to the API?"
+            raise FailedAttemptError(reason) from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            raise CrankWheelError(
+                f"the request or its answer is not valid HTTP ({type(error).__name__}).",
+            ) from None
 
-    @override
-    def validate_response(self, response: requests.Response) -> None:
+    def _check_status(self, response: requests.Response) -> None:
         status = response.status_code
-        # Not the server's own words for the status, which might repeat the key.
-        name = f"the API answered {status} {responses.get(status, '')}".rstrip()
         if status == HTTPStatus.OK:
             return
-        wait = retry_after(response)
+        # Not the server's own words for the status, which might repeat the key.
+        answered = f"the API answered {status} {responses.get(status, '')}".rstrip()
+        wait = retry_after(response.headers.get("Retry-After", ""), self._clock.time())
         if wait:
-            name += f" and asks to wait {wait:.0f} seconds"
+            answered += f" and asks to wait {wait:.0f} seconds"
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            raise TryAgainError(name, wait=wait, rate_limited=True)
+            raise FailedAttemptError(answered, wait=wait, rate_limited=True)
         if status in {HTTPStatus.REQUEST_TIMEOUT, *range(500, 600)}:
-            raise TryAgainError(name, wait=wait, slow=status == HTTPStatus.GATEWAY_TIMEOUT)
-        if status in {
-            HTTPStatus.BAD_REQUEST,
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-        }:
-            msg = f"{name}: it refuses the request, perhaps its range."
-            raise RangeRefusedError(msg)
-        advices: dict[int, str] = {
-            HTTPStatus.UNAUTHORIZED: "it rejects the key: check api_key against the API tab of "
-            "your CrankWheel account",
-            HTTPStatus.FORBIDDEN: "the key may not read this: use a key that an administrator made "
-            "on the API tab of your CrankWheel account",
-            HTTPStatus.NOT_FOUND: "there is no such address: check api_url "
-            f"({self._place(self.url_base)})",
-        }
-        advice = advices.get(status, "the tap does not know what to make of it")
-        if "Location" in response.headers:
-            place = self._place(response.headers["Location"])
-            advice = f"it redirects to {place}: if the API is there, set api_url to it"
-        msg = f"{name}: {advice}."
-        raise CrankWheelError(msg)
-
-    def _place(self, url: str) -> str:
-        """Return a URL without what may be a secret in it."""
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        place = f"{parts.scheme}://{host}{quote(parts.path, safe='/%')}"
-        key = str(self.config["api_key"]).strip().lower()
-        return "an address with the key in it" if key in unquote(place).lower() else place
-
-    def _before_retry(self, what: str, details: Any) -> None:  # noqa: ANN401 - backoff's lack a key
-        error: TryAgainError = details["exception"]
-        if error.rate_limited:
-            self._tap.traffic.hold(details["wait"])
-        self.logger.warning(
-            "%s: %s, try %d of %d: %s; next in %.0f seconds",
-            self.name,
-            what,
-            details["tries"],
-            MAX_TRIES,
-            error.reason,
-            details["wait"],
+            slow = status == HTTPStatus.GATEWAY_TIMEOUT
+            raise FailedAttemptError(answered, wait=wait, slow=slow)
+        if status in _REFUSES_RANGE:
+            raise RangeRefusedError(f"{answered}: it refuses the request, perhaps its range.")
+        raise CrankWheelError(
+            f"{answered}: {self._advice(status, response.headers.get('Location'))}.",
         )
 
-    def shape_error(self, error: payloads.ShapeError) -> CrankWheelError:
-        """Return the error that tells the user of an answer of another shape."""
-        advice = "Check api_url; if it is right, the API is not as the tap knows it"
-        if "{usage_endpoint}" in self.path and "/demo_usage" not in str(error):
-            other = {"usage": "usage_new", "usage_new": "usage"}[self.config["usage_endpoint"]]
-            advice += f", and setting usage_endpoint to {other} may help"
-        return CrankWheelError(f"{self.name}: {error}. {advice}.")
+    def _advice(self, status: int, location: str | None) -> str:
+        """Return what to do about a status that no retry would change."""
+        if location is not None:
+            return f"it redirects to {self._safe(location)}: if the API is there, set api_url to it"
+        if status == HTTPStatus.UNAUTHORIZED:
+            return (
+                "it rejects the key: check api_key against the API tab of your CrankWheel account"
+            )
+        if status == HTTPStatus.FORBIDDEN:
+            return (
+                "the key may not read this: use a key that an administrator made on the API tab of "
+                "your CrankWheel account"
+            )
+        if status == HTTPStatus.NOT_FOUND:
+            return f"there is no such address: check api_url ({self._safe(self._url)})"
+        return "the tap does not know what this status means here"
+
+    def _safe(self, url: str) -> str:
+        """Return a URL without what may be a secret in it: user, query and the key."""
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        safe = f"{parts.scheme}://{host}{quote(parts.path, safe='/%')}"
+        return "an address with the key in it" if self._auth.appears_in(safe) else safe
 
 
-def _told_otherwise(record: logging.LogRecord) -> bool:
-    """Leave out what the SDK says of a stream and this tap says better.
+def retry_after(value: str, now: float) -> float | None:
+    """Read the value of a header Retry-After.
 
-    The streams log their ranges themselves, an error is told where it ends the run, and that
-    `--test` stops after a record is none.
+    Args:
+        value: A number of seconds, or an HTTP date.
+        now: The seconds since 1970, UTC.
+
+    Returns:
+        How many seconds to wait; None if the value is neither.
     """
-    return not str(record.msg).startswith(
-        ("Beginning sync of", "Starting incremental sync of", "An unhandled error occurred")
-    )
-
-
-def _waits() -> Generator[float, Any, None]:
-    """Yield how long to wait in seconds after each failure; end when another try is no use."""
-    error: TryAgainError = yield 0.0
-    waited, slow = 0.0, 0
-    for delay in (2.0**n for n in itertools.count(1)):
-        slow += error.slow
-        wait = error.wait or delay  # a date that has passed by this clock is none to go by
-        waited += wait
-        if waited > MAX_WAIT or slow > 1:
-            return
-        error = yield wait
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (OverflowError, ValueError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return max(0.0, (moment - datetime.fromtimestamp(now, timezone.utc)).total_seconds())
 
 
 def _root(error: BaseException) -> BaseException:
-    """Return what an exception of requests wraps."""
+    """Return what an exception of `requests` wraps."""
     while True:
         inner = getattr(error, "reason", None) or next(iter(error.args), None)
         if not isinstance(inner, BaseException):

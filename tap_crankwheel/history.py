@@ -1,124 +1,188 @@
-"""The walk through a history: window by window, in order, a bookmark for each."""
+"""Streams over the API, and how those with a history read it: window by window, in order."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-import time
 from abc import abstractmethod
 from collections import deque
 from concurrent.futures import Future, wait
-from datetime import datetime, timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from singer_sdk import SchemaDirectory, Stream
+from singer_sdk.helpers.conform import TypeConformanceLevel
 from typing_extensions import override
 
-from tap_crankwheel import payloads
-from tap_crankwheel.client import CrankWheelStream, RangeRefusedError
-from tap_crankwheel.payloads import RowReader
-from tap_crankwheel.windows import (
-    SLACK,
-    Window,
-    format_timestamp,
-    halve,
-    parse_timestamp,
-    split,
-)
+from tap_crankwheel import schemas
+from tap_crankwheel.errors import CrankWheelError, RangeRefusedError, ShapeError
+from tap_crankwheel.rows import RowParser
+from tap_crankwheel.windows import Window, format_timestamp, halve, parse_timestamp, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from singer_sdk import Tap
     from singer_sdk.helpers.types import Context, Record
 
-    from tap_crankwheel.payloads import Answer, Event, Row
+    from tap_crankwheel.client import Client, Clock
+    from tap_crankwheel.payloads import Answer, Event
+    from tap_crankwheel.rows import Row
+    from tap_crankwheel.settings import Settings
 
 T = TypeVar("T")
 
-_LATEST = "9999"  # later than any timestamp, as text
-_ITS_OWN_ID = (None,)
-_TELL_EVERY = 60.0  # seconds
-_LONGEST = timedelta(days=30)  # that one of two events with the same digest is taken to last
+SCHEMAS = SchemaDirectory(schemas)
+
+#: The path of sessions, which is a setting.
+USAGE = "/{usage_endpoint}"
+
+#: How far back the API itself goes when it is asked without a range (docs).
+DEFAULT_HISTORY = timedelta(days=28)
+
+PROGRESS_INTERVAL = 60.0  # seconds
 
 
-def read_ahead(
-    load: Callable[[Window], T], windows: Iterable[Window], limit: int
-) -> Iterator[tuple[Window, T]]:
-    """Load windows in threads, and yield them in order.
+@dataclass
+class Run:
+    """What the streams of one run share.
+
+    Attributes:
+        settings: The settings.
+        client: What makes the requests of all streams.
+        clock: What tells the time.
+        started_at: When the run began, UTC.
+    """
+
+    settings: Settings
+    client: Client
+    clock: Clock
+    started_at: datetime = field(init=False)
+    _logged: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.started_at = datetime.fromtimestamp(self.clock.time(), timezone.utc)
+
+    def log_costs(self, logger: logging.Logger) -> None:
+        """Log what the run cost, once."""
+        if not self._logged:
+            self._logged = True
+            logger.info("%s", self.client.throttle)
+
+
+class CrankWheelStream(Stream):
+    """A stream of what the CrankWheel API answers.
 
     Args:
-        load: What loads a window, in a thread of its own.
-        windows: The windows, in order.
-        limit: How many windows may be loading or loaded at a time, the yielded one included.
-
-    Yields:
-        A window, and what was loaded for it.
+        tap: The tap.
+        run: What the streams of a run share.
     """
-    pending: deque[tuple[Window, Future[T]]] = deque()
-    for window in windows:
-        future: Future[T] = Future()
-        # Not a pool: at the end of a run its threads would be waited for, these are not.
-        threading.Thread(
-            target=_fulfil, args=(future, load, window), name="read-ahead", daemon=True
-        ).start()
-        pending.append((window, future))
-        if len(pending) == limit:
-            yield _next(pending)
-    while pending:
-        yield _next(pending)
+
+    TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE  # rows are typed where they are parsed
+
+    #: The path below the API's URL.
+    path: ClassVar[str]
+
+    def __init__(self, tap: Tap, run: Run) -> None:
+        schema = self.declare(SCHEMAS.get_schema(self.name), run.settings)
+        super().__init__(tap, schema=schema)
+        self.run = run
+        self.tap_logger = tap.logger
+        self.state_writer = tap.state_writer
+
+    @classmethod
+    def declare(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:  # noqa: ARG003
+        """Return the stream's schema with what depends on the settings."""
+        return schema
+
+    @abstractmethod
+    def records(self) -> Iterator[Record]:
+        """Yield the stream's records.
+
+        Raises:
+            ShapeError: An answer does not have the shape that the tap knows.
+        """
+
+    @override
+    def get_records(self, context: Context | None) -> Iterator[Record]:
+        try:
+            # Up to the limit of `--test`: the SDK logs an error for a stream that reaches it.
+            yield from itertools.islice(self.records(), self.ABORT_AT_RECORD_COUNT)
+        except ShapeError as error:
+            raise self._unexpected(error) from None
+
+    def _unexpected(self, error: ShapeError) -> CrankWheelError:
+        advice = "Check api_url; if it is right, the API is not as the tap knows it"
+        if (error.path or self.path) == USAGE:
+            other = {"usage": "usage_new", "usage_new": "usage"}[self.run.settings.usage_endpoint]
+            advice += f", and setting usage_endpoint to {other} may help"
+        return CrankWheelError(f"{self.name}: {error}. {advice}.")
+
+    @override
+    def generate_child_contexts(self, record: Record, context: Context | None) -> Iterable[Context]:
+        """Return none: no stream has children, and the SDK would copy each record for them."""
+        return ()
+
+    @override
+    def log_sync_costs(self) -> None:
+        """Log the run's totals, once. The SDK asks each stream at the end."""
+        self.run.log_costs(self.tap_logger)
+
+    @override
+    def log(self, message: str, *args: Any, level: int = logging.INFO, **kwargs: Any) -> None:
+        """Log the SDK's own messages at level debug.
+
+        The streams log their ranges themselves, and an error is logged where it ends the run.
+        """
+        super().log(message, *args, level=logging.DEBUG, **kwargs)
 
 
-def _fulfil(future: Future[T], load: Callable[[Window], T], window: Window) -> None:
-    try:
-        future.set_result(load(window))
-    except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-        future.set_exception(error)
-
-
-def _next(pending: deque[tuple[Window, Future[T]]]) -> tuple[Window, T]:
-    window, future = pending.popleft()
-    # In turns: a signal that comes just before a wait is not heard until the wait is over.
-    while not wait([future], timeout=1).done:
-        pass
-    return window, future.result()
-
-
-class HistoryStream(CrankWheelStream):
-    """A stream that walks through the history window by window, and bookmarks each one.
+class WindowedStream(CrankWheelStream, Generic[T]):
+    """A stream that reads its history window by window, and bookmarks each one.
 
     A bookmark means that everything before it has been emitted. So it moves when a window is
     complete, not with each record: that the API's order and the way it selects are unknown does not
     matter then.
     """
 
-    is_sorted = True  # bookmarks are resumable as they are
-    check_sorted = False
-
     @property
     @override
     def emit_activate_version_messages(self) -> bool:
-        """Never: a run reads a part of the history, and the rest stays valid."""
+        """Never: an incremental run must not delete older rows."""
         return False
 
     @override
     def get_replication_key_signpost(self, context: Context | None = None) -> None:
-        """Have none in the state: bookmarks are kept from lying in the future here."""
+        """Write no signpost: `_history` already caps bookmarks at the start of the run."""
 
     @abstractmethod
     def windows(self, history: Window) -> list[Window]:
-        """Return the windows to read a part of the history in, oldest first."""
+        """Return the windows of a part of the history, oldest first."""
 
     @abstractmethod
-    def load(self, window: Window) -> Iterable[Row]:
-        """Ask for a window's rows, in a thread of its own. They are read later, in order."""
+    def fetch(self, window: Window) -> T:
+        """Request a window; runs in a thread of its own."""
+
+    @abstractmethod
+    def rows(self, window: Window, answer: T) -> Iterable[Row]:
+        """Return the rows of what `fetch` returned; called for one window after the other."""
 
     def bookmark(self, window: Window) -> datetime:
-        """Return the moment before which everything is emitted once a window is."""
+        """Return the bookmark that completing a window earns."""
         return window.end
 
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:
-        self._ended.clear()
+        # The SDK notes the records of an unsorted stream in these markers, and makes a bookmark of
+        # them at the end of the stream. If they are there, it logs no warning; empty, no bookmark.
+        self.stream_state["progress_markers"] = {}
+        yield from super().get_records(context)
+        self.stream_state["progress_markers"] = {}
+
+    @override
+    def records(self) -> Iterator[Record]:
         bookmark = self._bookmark()
         history = self._history(bookmark)
         windows = self.windows(history)
@@ -128,34 +192,32 @@ class HistoryStream(CrankWheelStream):
                 self.name,
             )
             return
-        testing = self.ABORT_AT_RECORD_COUNT == 1  # `--test`: of a long history, the latest will do
+        testing = self.ABORT_AT_RECORD_COUNT is not None  # `--test`: the latest window will do
         if testing:
             history, windows = windows[-1], windows[-1:]
+        client, parallel = self.run.client, self.run.settings.max_parallel_requests
         self.logger.info(
-            "%s: reading %s from %s, windows: %d", self.name, history, self.host, len(windows)
+            "%s: reading %s from %s, windows: %d",
+            self.name,
+            history,
+            client.host,
+            len(windows),
         )
-        records = 0
-        self._told = time.monotonic()
-        ahead = read_ahead(self.load, windows, self.config["max_parallel_requests"])
-        try:
-            for number, (window, rows) in enumerate(ahead, 1):
-                for row in rows:
-                    yield row
-                    records += 1
-                if not testing:
-                    self._complete(window, bookmark)
-                self._log_progress(number, len(windows), window, records)
-            if not records and bookmark is None and not testing:
-                self.logger.warning(
-                    "%s: this first run found nothing in %s. If there should be something, check "
-                    "start_date and end_date, and that the key is of the account you mean.",
-                    self.name,
-                    history,
-                )
-        except payloads.ShapeError as error:
-            raise self.shape_error(error) from None
-        finally:
-            self._ended.set()
+        progress = _Progress(self.name, len(windows), self.run.clock, self.logger)
+        for window, answer in read_ahead(self.fetch, windows, parallel):
+            for row in self.rows(window, answer):
+                yield row
+                progress.records += 1
+            if self.replication_method == "INCREMENTAL" and not testing:
+                self._complete(window, bookmark)
+            progress.log(window)
+        if not progress.records and bookmark is None and not testing:
+            self.logger.warning(
+                "%s: this first run found nothing in %s. If there should be something, check "
+                "start_date and end_date, and that the key is of the account you mean.",
+                self.name,
+                history,
+            )
 
     def _bookmark(self) -> datetime | None:
         """Return the state's bookmark."""
@@ -165,126 +227,164 @@ class HistoryStream(CrankWheelStream):
         return parse_timestamp(value)
 
     def _history(self, bookmark: datetime | None) -> Window:
-        """Return the part of the history to read: from the bookmark less the lookback on."""
-        start, end = self._tap.history
+        """Return the range to read, starting `lookback_days` before the bookmark."""
+        settings, now = self.run.settings, self.run.started_at
+        start = settings.start_date or now - DEFAULT_HISTORY
         if bookmark is not None:
-            if bookmark > self._tap.now:
+            if bookmark > now:
                 self.logger.warning(
-                    "%s: the bookmark %s lies in the future: taken for now.", self.name, bookmark
+                    "%s: the bookmark %s lies in the future: now is used instead.",
+                    self.name,
+                    bookmark,
                 )
-            since = min(bookmark, self._tap.now) - timedelta(days=self.config["lookback_days"])
-            start = max(since, start) if self.config.get("start_date") else since
-        return Window(start, end)
+            since = min(bookmark, now) - settings.lookback
+            start = max(since, start) if settings.start_date else since
+        return Window(start, min(settings.end_date or now, now))
 
     def _complete(self, window: Window, last: datetime | None) -> None:
         """Move the bookmark and write the state.
 
-        It does not move back behind the one the run began with, unless that lay in the future.
+        The bookmark does not move back behind the one that the run began with, unless that lay in
+        the future.
         """
         bookmark = self.bookmark(window)
-        if last is not None and last <= self._tap.now:
+        if last is not None and last <= self.run.started_at:
             bookmark = max(bookmark, last)
-        # Incrementing and writing state are private, and the SDK has no public way to do either at
-        # a moment of the stream's choosing. Cleared, the flag lets a window without records count.
-        super()._increment_stream_state({self.replication_key or "": format_timestamp(bookmark)})
-        self.state_manager.is_flushed = False
-        self._write_state_message()
-
-    @override
-    def _increment_stream_state(
-        self, latest_record: Record, *, context: Context | None = None
-    ) -> None:
-        """Leave the bookmark where it is: `_complete` moves it. Private, for want of a hook."""
-
-    def _log_progress(self, number: int, count: int, window: Window, records: int) -> None:
-        """Log where the stream is: at its end, and on the way now and then."""
-        now = time.monotonic()
-        told = number == count or now - self._told >= _TELL_EVERY
-        if told:
-            self._told = now
-        self.logger.log(
-            logging.INFO if told else logging.DEBUG,
-            "%s: window %d of %d done, %s, %d records",
-            self.name,
-            number,
-            count,
-            window,
-            records,
+        self.stream_state.update(
+            replication_key=self.replication_key,
+            replication_key_value=format_timestamp(bookmark),
+            progress_markers={},
         )
+        self.state_writer.write_state(self.tap_state)
 
 
-class EventStream(HistoryStream):
-    """A history of events that the API lists: what comes is emitted, once a run."""
+class EventStream(WindowedStream["list[Answer]"]):
+    """A history of events that the API lists: every one that comes is emitted, once a run."""
 
-    #: The field that says when something last happened to an event.
-    last_key: str
+    #: What parses an answer.
+    parse_events: Callable[[Answer, RowParser], Iterator[Event]]
 
-    #: What reads an answer.
-    payload: Callable[[Answer, RowReader], Iterator[Event]]
-
-    @cached_property
-    def _reader(self) -> RowReader:
-        return RowReader(self.schema, made=["id"])
+    def __init__(self, tap: Tap, run: Run) -> None:
+        super().__init__(tap, run)
+        self._parse_row = RowParser(self.schema, computed=["id"])
 
     @override
-    def get_records(self, context: Context | None) -> Iterator[Record]:
-        self._keeps_to_ranges = True
-        # By identity: when it was last heard of, and the contents that were emitted for it.
-        self._emitted: dict[str, tuple[str, tuple[str | None, ...]]] = {}
-        return super().get_records(context)
+    def records(self) -> Iterator[Record]:
+        #: The identities in the last answer, with the contents that were emitted for each.
+        self._last: dict[str, tuple[str | None, ...]] = {}
+        return super().records()
 
     @override
     def windows(self, history: Window) -> list[Window]:
-        return split(history, timedelta(days=self.config["window_days"]))
+        return split(history, self.run.settings.window)
 
     @override
-    def load(self, window: Window) -> Iterable[Row]:
-        return self._unseen(self._answers(window))
-
-    def _answers(self, window: Window) -> list[tuple[Window, Answer]]:
-        """Ask for a window, and if the API refuses it, for its halves."""
+    def fetch(self, window: Window) -> list[Answer]:
+        """Request a window, and if the API refuses it, its halves."""
+        path = self.path.format(usage_endpoint=self.run.settings.usage_endpoint)
         halves = halve(window)
         try:
-            return [(window, self.get(self.path, window, divisible=bool(halves)))]
+            return [self.run.client.get(path, window, divisible=bool(halves))]
         except RangeRefusedError as error:
             if not halves:
-                msg = (
+                raise RangeRefusedError(
                     f"{error.message} An hour is the shortest range that is tried; "
-                    "if it lies too far back, set a later start_date."
-                )
-                raise RangeRefusedError(msg) from None
-            self.logger.warning("%s Asking for the halves of %s", error.message, window)
-            return [answer for half in halves for answer in self._answers(half)]
+                    "if it lies too far back, set a later start_date.",
+                ) from None
+            self.logger.warning("%s Requesting the halves of %s", error.message, window)
+            return [answer for half in halves for answer in self.fetch(half)]
 
-    def _unseen(self, answers: list[tuple[Window, Answer]]) -> Iterator[Row]:
+    @override
+    def rows(self, window: Window, answer: list[Answer]) -> Iterator[Row]:
         """Yield the events that this run has not emitted.
 
-        How the API selects is unknown: by start, by end or by any overlap with the range, to the
-        second or to the day. So an event is remembered for as long as it may come again: for the
-        run once the API has shown that it does not keep to ranges, and for a month if the event has
-        no id of its own, since another one with the same digest may end later. Such events are told
-        apart by what they hold, so one that changes between two answers of a run would count twice.
+        How the API selects is undocumented: by start, by end or by any overlap with the range, to
+        the second or to the day. Whichever it is, the answers that hold an event follow each
+        other, so it is enough to remember the last one. Without that, an event that two windows
+        touch would be emitted twice.
         """
-        for window, answer in answers:
-            low, high = format_timestamp(window.start - SLACK), format_timestamp(window.end + SLACK)
-            for identity, content, row in self.payload(answer, self._reader):
-                first, last = row[self.replication_key or ""], row[self.last_key]
-                if last is None or row.get("session_ended") is False:
-                    last = _LATEST
-                last = max(last, first)
-                self._keeps_to_ranges &= last >= low and first <= high
-                contents = self._emitted.get(identity, ("", ()))[1]
-                if content in contents:
+        for part in answer:
+            current: dict[str, tuple[str | None, ...]] = {}
+            for identity, content, row in self.parse_events(part, self._parse_row):
+                emitted = current.get(identity) or self._last.get(identity, ())
+                current[identity] = emitted
+                if content in emitted:
                     continue
-                if contents:
-                    row["id"] = f"{identity}-{len(contents) + 1}"
-                contents = _ITS_OWN_ID if content is None else (*contents, content)
-                self._emitted[identity] = (last, contents)
+                if emitted:
+                    row["id"] = f"{identity}-{len(emitted) + 1}"
+                current[identity] = (*emitted, content)
                 yield row
-            if self._keeps_to_ranges:
-                own, digest = (format_timestamp(window.end - d) for d in (SLACK, _LONGEST))
-                self._emitted = {
-                    identity: (last, contents)
-                    for identity, (last, contents) in self._emitted.items()
-                    if last >= (own if contents == _ITS_OWN_ID else digest)
-                }
+            self._last = current
+
+
+class _Progress:
+    """Logs where a stream is: at its end, and on the way once a `PROGRESS_INTERVAL`."""
+
+    def __init__(self, name: str, windows: int, clock: Clock, logger: logging.Logger) -> None:
+        self.records = 0
+        self._name = name
+        self._windows = windows
+        self._done = 0
+        self._clock = clock
+        self._logger = logger
+        self._last_logged = clock.monotonic()
+
+    def log(self, window: Window) -> None:
+        """Count a complete window, and log it; at level debug if nothing is due."""
+        self._done += 1
+        now = self._clock.monotonic()
+        due = self._done == self._windows or now - self._last_logged >= PROGRESS_INTERVAL
+        if due:
+            self._last_logged = now
+        self._logger.log(
+            logging.INFO if due else logging.DEBUG,
+            "%s: window %d of %d done, %s, %d records",
+            *(self._name, self._done, self._windows, window, self.records),
+        )
+
+
+def read_ahead(
+    fetch: Callable[[Window], T],
+    windows: Iterable[Window],
+    limit: int,
+) -> Iterator[tuple[Window, T]]:
+    """Fetch windows in threads, and yield what came in order.
+
+    Args:
+        fetch: Fetches a window, in a thread of its own.
+        windows: The windows, in order.
+        limit: How many windows may be under way or waiting at a time, the yielded one included.
+
+    Yields:
+        A window, and what was fetched for it.
+    """
+    pending: deque[tuple[Window, Future[T]]] = deque()
+    for window in windows:
+        future: Future[T] = Future()
+        # Daemon threads: a pool's threads are joined at exit, so a failed run would linger.
+        threading.Thread(
+            target=_fulfil,
+            args=(future, fetch, window),
+            name="read-ahead",
+            daemon=True,
+        ).start()
+        pending.append((window, future))
+        if len(pending) == limit:
+            yield _next(pending)
+    while pending:
+        yield _next(pending)
+
+
+def _fulfil(future: Future[T], fetch: Callable[[Window], T], window: Window) -> None:
+    try:
+        future.set_result(fetch(window))
+    except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+        future.set_exception(error)
+
+
+def _next(pending: deque[tuple[Window, Future[T]]]) -> tuple[Window, T]:
+    window, future = pending.popleft()
+    # Poll, so that a signal is handled within a second.
+    while not wait([future], timeout=1).done:
+        pass
+    return window, future.result()

@@ -1,30 +1,34 @@
-"""The streams: what each is called, where it is asked for, and what reads it."""
+"""The streams: name, path, keys, schema and parser of each."""
 
 from __future__ import annotations
 
 import copy
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from typing_extensions import override
 
 from tap_crankwheel import payloads
-from tap_crankwheel.client import SCHEMAS, CrankWheelStream, RangeRefusedError
-from tap_crankwheel.history import EventStream, HistoryStream
-from tap_crankwheel.payloads import RowReader
+from tap_crankwheel.errors import RangeRefusedError
+from tap_crankwheel.history import SCHEMAS, USAGE, CrankWheelStream, EventStream, WindowedStream
+from tap_crankwheel.rows import RowParser
+from tap_crankwheel.statistics import PeriodParser
 from tap_crankwheel.windows import Window, periods
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from datetime import datetime
 
+    from singer_sdk import Tap
     from singer_sdk.helpers.types import Context, Record
 
-    from tap_crankwheel.payloads import Row
+    from tap_crankwheel.history import Run
+    from tap_crankwheel.messages import MessageWriter
+    from tap_crankwheel.payloads import Answer
+    from tap_crankwheel.rows import Row
+    from tap_crankwheel.settings import Settings
 
-USAGE = "/{usage_endpoint}"
 DEMO_USAGE = "/demo_usage"
 
 
@@ -35,8 +39,7 @@ class UsageSessions(EventStream):
     path = USAGE
     primary_keys = ("id",)
     replication_key = "start_date"
-    last_key = "end_date"
-    payload = staticmethod(payloads.usage_sessions)
+    parse_events = staticmethod(payloads.usage_sessions)
 
 
 class DemoRequests(EventStream):
@@ -46,15 +49,14 @@ class DemoRequests(EventStream):
     path = DEMO_USAGE
     primary_keys = ("id",)
     replication_key = "start_ts"
-    last_key = "last_event_ts"
-    payload = staticmethod(payloads.demo_requests)
+    parse_events = staticmethod(payloads.demo_requests)
 
-    @cached_property
+    @classmethod
     @override
-    def schema(self) -> dict[str, Any]:
-        schema = copy.deepcopy(super().schema)
+    def declare(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
+        schema = copy.deepcopy(schema)
         prospect = schema["properties"]["prospect_info"]["properties"]
-        for question in self.config.get("custom_questions") or ():
+        for question in settings.custom_questions:
             prospect.setdefault(
                 f"prospect-{question}",
                 {"type": ["string", "null"], "description": "Answer to a custom question."},
@@ -81,59 +83,46 @@ class DemoRequests(EventStream):
             )
 
 
-class StatsStream(HistoryStream):
-    """Statistics by calendar period, counted from the sessions of the period's own answer."""
+class StatsStream(WindowedStream["tuple[Answer, Answer]"]):
+    """Statistics by calendar period, counted from the sessions in the period's own answer."""
 
     path = USAGE
     replication_key = "period_start"
+
+    def __init__(self, tap: Tap, run: Run) -> None:
+        super().__init__(tap, run)
+        self._parser = PeriodParser(
+            run.settings.stats_period,
+            session_schema=SCHEMAS.get_schema(UsageSessions.name),
+            account_schema=SCHEMAS.get_schema(AccountStats.name),
+        )
 
     @override
     def windows(self, history: Window) -> list[Window]:
         if history.start >= history.end:
             return []
-        return list(periods(history, self.config["stats_period"], self.config["timezone"]))
+        settings = self.run.settings
+        return list(periods(history, settings.stats_period, settings.timezone))
 
     @override
     def bookmark(self, window: Window) -> datetime:
         """Return the period's start: it may be unfinished, and is read again."""
         return window.start
 
-    @cached_property
-    def _readers(self) -> dict[str, RowReader]:
-        account = SCHEMAS.get_schema(AccountStats.name)
-        made = [name for name in account["properties"] if name != "stats"]
-        sessions = SCHEMAS.get_schema(UsageSessions.name)
-        return {
-            "read_session": RowReader(sessions, made=["id"]),
-            "read_account": RowReader(account, made),
-        }
-
-    def compute(self, period: Window, *, with_canceled: bool = False) -> tuple[Row, list[Row]]:
-        """Ask for a period, to its end or to now, and count."""
-        asked = Window(period.start, min(period.end, self._tap.now))
+    def request(self, period: Window, *, with_demo_usage: bool) -> tuple[Answer, Answer]:
+        """Request a period, up to its end or now: `/usage`, and `/demo_usage` where asked for."""
+        asked = Window(period.start, min(period.end, self.run.started_at))
+        path = self.path.format(usage_endpoint=self.run.settings.usage_endpoint)
+        get = self.run.client.get
         try:
-            usage = self.get(self.path, asked)
-            # No margin: nothing tells what of a mere count lies within it.
-            demo_usage = self.get(DEMO_USAGE, asked, margin=timedelta(0)) if with_canceled else None
+            usage = get(path, asked)
+            # No margin: a bare count cannot be trimmed to the period.
+            demo_usage = get(DEMO_USAGE, asked, margin=timedelta(0)) if with_demo_usage else None
         except RangeRefusedError as error:
-            msg = f"{error.message} Set stats_period to a shorter period, or a later start_date."
-            raise RangeRefusedError(msg) from None
-        unit = self.config["stats_period"]
-        return payloads.period_stats(usage, demo_usage, period=period, unit=unit, **self._readers)
-
-
-class AccountStats(StatsStream):
-    """Statistics of the account. It syncs before agent_stats, whose rows it computes as well."""
-
-    name = "account_stats"
-    primary_keys = ("period", "period_start")
-
-    @override
-    def load(self, window: Window) -> Iterable[Row]:
-        account, agents = self.compute(window, with_canceled=True)
-        if self._tap.streams[AgentStats.name].selected:
-            self._tap.agent_rows[window] = msgspec.json.encode(agents)
-        return [account]
+            raise RangeRefusedError(
+                f"{error.message} Set stats_period to a shorter period, or a later start_date.",
+            ) from None
+        return usage, demo_usage
 
 
 class AgentStats(StatsStream):
@@ -142,37 +131,79 @@ class AgentStats(StatsStream):
     name = "agent_stats"
     primary_keys = ("period", "period_start", "email")
 
+    def __init__(self, tap: Tap, run: Run) -> None:
+        super().__init__(tap, run)
+        self._received: dict[Window, bytes] = {}
+
+    def receive(self, period: Window, rows: list[Row]) -> None:
+        """Take a period's rows from account_stats, so that it is not requested again."""
+        self._received[period] = msgspec.json.encode(rows)  # in a tenth of the memory
+
     @override
-    def load(self, window: Window) -> Iterable[Row]:
-        if (computed := self._tap.agent_rows.pop(window, None)) is not None:
-            rows: list[Row] = msgspec.json.decode(computed)
+    def fetch(self, window: Window) -> tuple[Answer, Answer]:
+        if window in self._received:
+            return None, None
+        return self.request(window, with_demo_usage=False)
+
+    @override
+    def rows(self, window: Window, answer: tuple[Answer, Answer]) -> list[Row]:
+        if (received := self._received.pop(window, None)) is not None:
+            rows: list[Row] = msgspec.json.decode(received)
             return rows
-        return self.compute(window)[1]
+        return self._parser.agents(window, answer[0])
+
+
+class AccountStats(StatsStream):
+    """Statistics of the account.
+
+    Args:
+        tap: The tap.
+        run: What the streams of a run share.
+        agents: The stream that takes the agents' rows, if it is selected and syncs later.
+    """
+
+    name = "account_stats"
+    primary_keys = ("period", "period_start")
+
+    def __init__(self, tap: Tap, run: Run, agents: AgentStats) -> None:
+        super().__init__(tap, run)
+        self._agents = agents
+
+    @override
+    def fetch(self, window: Window) -> tuple[Answer, Answer]:
+        return self.request(window, with_demo_usage=True)
+
+    @override
+    def rows(self, window: Window, answer: tuple[Answer, Answer]) -> list[Row]:
+        usage, demo_usage = answer
+        agents = self._parser.agents(window, usage)
+        if self._agents.selected:
+            self._agents.receive(window, agents)
+        return [self._parser.account(window, usage, demo_usage, agents)]
 
 
 class Users(CrankWheelStream):
-    """The emails allowed on the account."""
+    """The emails allowed on the account.
+
+    Args:
+        tap: The tap.
+        run: What the streams of a run share.
+        writer: The tap's writer, which holds back the SDK's ACTIVATE_VERSION.
+    """
 
     name = "users"
     path = "/user_access"
     primary_keys = ("email",)
 
-    @property
-    @override
-    def emit_activate_version_messages(self) -> bool:
-        """Not to the SDK: it would write the message before the list has arrived."""
-        return False
+    def __init__(self, tap: Tap, run: Run, writer: MessageWriter) -> None:
+        super().__init__(tap, run)
+        self._writer = writer
 
     @override
-    def get_records(self, context: Context | None) -> Iterator[Record]:
-        self.logger.info("%s: reading from %s", self.name, self.host)
-        try:
-            rows = payloads.users(self.get(self.path), RowReader(self.schema))
-        except payloads.ShapeError as error:
-            raise self.shape_error(error) from None
-        if self.config["emit_activate_version_messages"]:
-            # All private: the SDK does the same, too early, in a method that is final.
-            self._stream_version = self._initialized_at // 1000
-            self._write_activate_version_message(self._stream_version)
+    def records(self) -> Iterator[Record]:
+        client = self.run.client
+        self.logger.info("%s: reading from %s", self.name, client.host)
+        rows = payloads.users(client.get(self.path), RowParser(self.schema))
+        self._writer.activate_versions()
         yield from rows
         self.logger.info("%s: %d records", self.name, len(rows))

@@ -22,9 +22,6 @@ PERIODS = ("hour", "day", "week", "month")
 #: and `to` are inclusive, and whether it looks at fractions of a second, is not documented.
 MARGIN = timedelta(seconds=1)
 
-#: How far off the edges of a range an API can be that compares days, in whatever time zone.
-SLACK = timedelta(days=2)
-
 _DATE_FIRST = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
 
 
@@ -48,14 +45,13 @@ def parse_timestamp(text: str) -> datetime:
         The moment, in UTC.
 
     Raises:
-        ValueError: It is none, or one that the calendar does not have.
+        ValueError: It is not a timestamp, or the calendar does not have it.
     """
     if not _DATE_FIRST.match(text):  # pendulum also reads times of today, durations and years
-        msg = "not an ISO 8601 timestamp"
-        raise ValueError(msg)
+        raise ValueError("not an ISO 8601 timestamp")
     try:
         moment = pendulum.parse(text)
-    except TypeError:  # of half an interval
+    except TypeError:  # raised for `2026-01-01/`
         moment = None
     if not isinstance(moment, pendulum.DateTime):
         msg = "not one moment"
@@ -75,8 +71,7 @@ def to_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(timezone.utc)
     except OverflowError as error:
-        msg = "outside the years 1 to 9999"
-        raise ValueError(msg) from error
+        raise ValueError("outside the years 1 to 9999") from error
 
 
 def format_timestamp(moment: datetime) -> str:
@@ -93,14 +88,14 @@ def query(window: Window, margin: timedelta) -> dict[str, str]:
 
 
 def split(window: Window, length: timedelta) -> list[Window]:
-    """Cut a window into windows of at most a length, oldest first; none if it is empty."""
+    """Cut a window into windows of at most a length, oldest first; an empty one into nothing."""
     count = math.ceil((window.end - window.start) / length)
     edges = [window.start + n * length for n in range(count)]
     return [Window(edge, min(edge + length, window.end)) for edge in edges]
 
 
 def halve(window: Window) -> list[Window]:
-    """Cut a window in two, at a whole second; nothing comes of one of an hour or less."""
+    """Cut a window in two, at a whole second; one of an hour or less into nothing."""
     length = window.end - window.start
     if length <= timedelta(hours=1):
         return []
@@ -108,20 +103,20 @@ def halve(window: Window) -> list[Window]:
     return [Window(window.start, middle), Window(middle, window.end)]
 
 
-def periods(window: Window, unit: str, zone: str) -> Iterator[Window]:
+def periods(window: Window, unit: str, zone: pendulum.Timezone) -> Iterator[Window]:
     """Yield the calendar periods that a window touches, whole, oldest first.
 
     Args:
         window: From the moment that the first period holds to the end before which the last starts.
         unit: One of `PERIODS`. A week starts on Monday.
-        zone: An IANA time zone, whose midnights and full hours are the boundaries.
+        zone: The time zone whose midnights and full hours are the boundaries.
 
     Yields:
         Periods that follow each other without gap or overlap. Where the clock is turned back over
         a full hour, both hours are periods; days and hours that a change of the clock leaves out
         do not exist.
     """
-    for start, end in itertools.pairwise(_boundaries(window.start, unit, pendulum.timezone(zone))):
+    for start, end in itertools.pairwise(_boundaries(window.start, unit, zone)):
         if start >= window.end:
             return
         if start < end and end > window.start:

@@ -1,22 +1,18 @@
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import sys
 import threading
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import backoff
 import pytest
 from hypothesis import settings
 from singer_sdk.configuration import _dict_config
 from singer_sdk.logging import ConsoleFormatter
 
-from tap_crankwheel import client
 from tap_crankwheel.sandbox.server import Sandbox
-from tests.support import small_account
+from tests.support import FakeClock, small_account
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,21 +53,14 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Let time pass at once; return how long each pause was asked to be."""
-    asked: list[float] = []
-    clock = itertools.count()
-    passed = 0.0
+def clock() -> FakeClock:
+    return FakeClock()
 
-    def sleep(seconds: float) -> None:
-        nonlocal passed
-        asked.append(seconds)
-        passed += seconds
 
-    fake = SimpleNamespace(sleep=sleep, monotonic=lambda: passed + next(clock) / 1e9)
-    monkeypatch.setattr(client, "time", fake)
-    monkeypatch.setattr(backoff._sync, "time", fake)
-    yield asked
+@pytest.fixture(autouse=True)
+def _read_ahead() -> Iterator[None]:
+    """Wait for the threads of a run that failed; they give up soon."""
+    yield
     for thread in threading.enumerate():
-        if thread.name == "read-ahead":  # left by a run that failed; it gives up soon
+        if thread.name == "read-ahead":
             thread.join(60)

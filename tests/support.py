@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import sys
+import threading
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from typing_extensions import override
 
 from tap_crankwheel.sandbox.account import Account
 from tap_crankwheel.sandbox.server import API_KEY, Sandbox
 from tap_crankwheel.tap import TapCrankWheel
+from tap_crankwheel.windows import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +28,78 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 NOW = datetime(2026, 9, 1, 15, 20, tzinfo=timezone.utc)
+LATER = datetime(2026, 12, 1, tzinfo=timezone.utc)
 STREAMS = ("account_stats", "agent_stats", "demo_requests", "usage_sessions", "users")
+
+
+class FakeClock:
+    """A clock on which waiting takes no time.
+
+    Args:
+        now: The moment at which it starts.
+
+    Attributes:
+        pauses: How long each wait was asked to be, in seconds.
+    """
+
+    def __init__(self, now: datetime = LATER) -> None:
+        self.now = now
+        self.pauses: list[float] = []
+        self._passed = 0.0
+        self._ticks = itertools.count()
+        self._lock = threading.Lock()
+
+    def time(self) -> float:
+        return self.now.timestamp() + self._passed
+
+    def monotonic(self) -> float:
+        return self._passed + next(self._ticks) / 1e9
+
+    def advance(self, seconds: float) -> None:
+        with self._lock:
+            self._passed += seconds
+
+    def sleep(self, seconds: float, /) -> None:
+        self.pauses.append(seconds)
+        self.advance(seconds)
+
+
+class QuickTap(TapCrankWheel):
+    """The tap, but waiting takes no time."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"clock": FakeClock(), **kwargs})
+
+
+class ScriptedSandbox(Sandbox):
+    """A sandbox whose answers a test gives.
+
+    Args:
+        answers: What a path (`usage`, `demo_usage` or `users`) is answered with: a document, or a
+            function of `from` and `to` that returns one.
+    """
+
+    def __init__(self, **answers: Any) -> None:
+        super().__init__(small_account())
+        self._answers = answers
+
+    def _scripted(self, path: str, *args: datetime) -> Any:
+        if path not in self._answers:
+            return getattr(super(), path)(*args)
+        answer = self._answers[path]
+        return answer(*args) if callable(answer) else answer
+
+    @override
+    def usage(self, start: datetime, end: datetime) -> Any:
+        return self._scripted("usage", start, end)
+
+    @override
+    def demo_usage(self, start: datetime, end: datetime) -> Any:
+        return self._scripted("demo_usage", start, end)
+
+    @override
+    def users(self) -> Any:
+        return self._scripted("users")
 
 
 def small_account(**kwargs: Any) -> Account:
@@ -99,10 +175,15 @@ def sync(
     state: Row | None = None,
     select: tuple[str, ...] = STREAMS,
     lines: list[str] | None = None,
+    clock: FakeClock | None = None,
 ) -> Output:
     """Run the tap in this process; a run that fails leaves what it wrote in `lines`."""
     with captured(lines) as written:
-        tap = TapCrankWheel(config=config, state=json.loads(json.dumps(state or {})))
+        tap = TapCrankWheel(
+            config=config,
+            state=json.loads(json.dumps(state or {})),
+            clock=clock or FakeClock(),
+        )
         for name, stream in tap.streams.items():
             stream.selected = name in select
         tap.sync_all()
@@ -175,7 +256,7 @@ class Ended:
         return self.stdout + self.stderr
 
 
-def command_line(*arguments: str, tap: type[TapCrankWheel] = TapCrankWheel) -> Ended:
+def command_line(*arguments: str, tap: type[TapCrankWheel] = QuickTap) -> Ended:
     """Run the tap's command line in this process; an exception that gets out fails a test."""
     stderr, sys.stderr = sys.stderr, io.StringIO()
     try:
@@ -186,3 +267,32 @@ def command_line(*arguments: str, tap: type[TapCrankWheel] = TapCrankWheel) -> E
         sys.stderr = stderr
     code = ended.value.code
     return Ended("\n".join(lines), told, code if isinstance(code, int) else 0)
+
+
+def ranges(sandbox: Sandbox, path: str) -> list[tuple[datetime, datetime]]:
+    """Return the ranges that a path was asked for."""
+    found = []
+    for request in sandbox.requests:
+        url = urlsplit(request.removeprefix("GET "))
+        if url.path.endswith(f"/{path}"):
+            params = parse_qs(url.query)
+            assert set(params) == {"from", "to"}
+            for value in (params["from"][0], params["to"][0]):
+                assert len(value) == len("2026-08-30T20:00:00Z")
+            found.append((parse_timestamp(params["from"][0]), parse_timestamp(params["to"][0])))
+    return found
+
+
+def state_at(**bookmarks: str) -> Row:
+    keys = {
+        "usage_sessions": "start_date",
+        "demo_requests": "start_ts",
+        "account_stats": "period_start",
+        "agent_stats": "period_start",
+    }
+    return {
+        "bookmarks": {
+            stream: {"replication_key": keys[stream], "replication_key_value": value}
+            for stream, value in bookmarks.items()
+        },
+    }

@@ -5,20 +5,21 @@ from __future__ import annotations
 import itertools
 import re
 import threading
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-import requests
 
-from tap_crankwheel import client
-from tap_crankwheel.client import CrankWheelError, RangeRefusedError, retry_after
+from tap_crankwheel.auth import CrankWheelAuthenticator
+from tap_crankwheel.client import Client, Throttle, retry_after
+from tap_crankwheel.errors import CrankWheelError, RangeRefusedError
 from tap_crankwheel.sandbox.server import API_KEY, Behaviour, Sandbox
-from tap_crankwheel.tap import TapCrankWheel
 from tests.support import (
+    NOW,
     STREAMS,
+    FakeClock,
     Output,
+    ScriptedSandbox,
     canonical,
     captured,
     config_for,
@@ -37,34 +38,41 @@ def failing(*faults: str | None, **behaviour: object) -> Behaviour:
     return Behaviour(faults=iter(faults), **behaviour)  # type: ignore[arg-type]
 
 
-def ends_with(sandbox: Sandbox, *select: str, **settings: object) -> CrankWheelError:
-    """Run the tap until it fails; return what it says."""
+def ends_with(
+    sandbox: Sandbox,
+    *select: str,
+    clock: FakeClock | None = None,
+    **settings: object,
+) -> CrankWheelError:
+    """Run the tap until it fails; return the error."""
     with captured(), pytest.raises(CrankWheelError) as caught:
-        sync(config_for(sandbox, **settings), select=select or STREAMS)
+        sync(config_for(sandbox, **settings), select=select or STREAMS, clock=clock)
     assert "\n" not in caught.value.message
     assert API_KEY not in caught.value.message
     return caught.value
 
 
-# --- what is tried again -------------------------------------------------------------------------
+def client_for(sandbox: Sandbox, clock: FakeClock) -> Client:
+    return Client(sandbox.url, CrankWheelAuthenticator(API_KEY), clock=clock)
+
+
+# --- retries -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "fault",
     ["429", "429:7", "408", "500", "502", "503", "503:3", "504", "reset", "truncate", "html"],
 )
-def test_a_fault_that_passes_costs_nothing(
-    sandbox: Sandbox, pauses: list[float], fault: str
-) -> None:
+def test_a_fault_that_passes_costs_nothing(sandbox: Sandbox, clock: FakeClock, fault: str) -> None:
     sandbox.behaviour = failing(fault)
-    output = sync(config_for(sandbox), select=("usage_sessions",))
+    output = sync(config_for(sandbox), select=("usage_sessions",), clock=clock)
     assert canonical(output.records["usage_sessions"]) == canonical(
-        expected_sessions(sandbox.account)
+        expected_sessions(sandbox.account),
     )
-    assert pauses
+    assert clock.pauses
     _, _, seconds = fault.partition(":")
     low = float(seconds or 2)
-    assert low <= pauses[0] <= low + 1  # with up to a second of jitter
+    assert low <= clock.pauses[0] <= low + 1  # with up to a second of jitter
 
 
 FAULTS = ("429:1", "500", "reset", "truncate", "html", "503", "504")
@@ -80,40 +88,41 @@ FAULTS = ("429:1", "500", "reset", "truncate", "html", "503", "504")
 )
 def test_many_faults_cost_nothing(
     sandbox: Sandbox,
-    pauses: list[float],
+    clock: FakeClock,
     caplog: pytest.LogCaptureFixture,
     limit: int,
     faults: Iterator[str | None],
 ) -> None:
     sandbox.behaviour = Behaviour(faults=faults)
-    output = sync(config_for(sandbox, window_days=1, max_parallel_requests=limit))
+    output = sync(config_for(sandbox, window_days=1, max_parallel_requests=limit), clock=clock)
     account = sandbox.account
     assert canonical(output.records["usage_sessions"]) == canonical(expected_sessions(account))
     assert canonical(output.records["demo_requests"], "id") == canonical(
-        expected_requests(account), "id"
+        expected_requests(account),
+        "id",
     )
     assert canonical(output.records["users"]) == canonical(expected_users(account))
-    assert len(pauses) >= len(FAULTS)
+    assert len(clock.pauses) >= len(FAULTS)
     retries = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(retries) >= len(FAULTS)
-    assert all(re.match(r"\w+: GET /\w+( for .* UTC)?, try \d of 8: ", line) for line in retries)
+    assert all(re.match(r"GET /\w+( for .* UTC)?, attempt \d of 8: ", line) for line in retries)
 
 
 @pytest.mark.parametrize("fault", ["500", "504", "429", "reset", "truncate", "html"])
-def test_what_does_not_pass_ends_the_run(sandbox: Sandbox, pauses: list[float], fault: str) -> None:
+def test_what_does_not_pass_ends_the_run(sandbox: Sandbox, clock: FakeClock, fault: str) -> None:
     sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
-    error = ends_with(sandbox, "users")
+    error = ends_with(sandbox, "users", clock=clock)
     assert "GET /user_access failed 8 times in " in error.message
     assert len(sandbox.requests) == 8
-    assert 254 <= sum(pauses) <= 254 + 7 * 2
+    assert 254 <= sum(clock.pauses) <= 254 + 7 * 2
 
 
-def test_waiting_has_a_bound(sandbox: Sandbox, pauses: list[float]) -> None:
+def test_waiting_has_a_bound(sandbox: Sandbox, clock: FakeClock) -> None:
     sandbox.behaviour = Behaviour(faults=itertools.repeat("429:1500"))
-    error = ends_with(sandbox, "users")
+    error = ends_with(sandbox, "users", clock=clock)
     assert "failed 3 times" in error.message
     assert len(sandbox.requests) == 3
-    assert 3000 <= sum(pauses) < 3600
+    assert 3000 <= sum(clock.pauses) < 3600
 
 
 class AnswersFrom:
@@ -134,12 +143,12 @@ class AnswersFrom:
             self._answered.set()
 
 
-def test_a_timeout_is_tried_again(sandbox: Sandbox, pauses: list[float]) -> None:
+def test_a_timeout_is_tried_again(sandbox: Sandbox, clock: FakeClock) -> None:
     sandbox.behaviour = Behaviour(faults=AnswersFrom(1))
-    output = sync(config_for(sandbox, request_timeout=1), select=("users",))
+    output = sync(config_for(sandbox, request_timeout=1), select=("users",), clock=clock)
     assert output.records["users"]
     assert len(sandbox.requests) == 2
-    assert len(pauses) == 1
+    assert len(clock.pauses) == 1
 
 
 @pytest.mark.parametrize(
@@ -148,8 +157,8 @@ def test_a_timeout_is_tried_again(sandbox: Sandbox, pauses: list[float]) -> None
         ("401", "GET /user_access: the API answered 401 Unauthorized: it rejects the key"),
         ("403", "403 Forbidden: the key may not read this"),
         ("404", "404 Not Found: there is no such address: check api_url (http://127.0.0.1"),
-        ("418", "418 I'm a Teapot: the tap does not know what to make of it"),
-        ("redirect:http://[::1", "is no HTTP (ValueError)"),
+        ("418", "418 I'm a Teapot: the tap does not know what this status"),
+        ("redirect:http://[::1", "is not valid HTTP (ValueError)"),
         ("redirect:https://elsewhere.example/sandbox-key/x", "an address with the key in it:"),
         ("redirect:https://elsewhere.example/B%20sandbox-key", "an address with the key in it"),
         ("204", "204 No Content"),
@@ -158,16 +167,19 @@ def test_a_timeout_is_tried_again(sandbox: Sandbox, pauses: list[float]) -> None
     ],
 )  # fmt: skip
 def test_what_no_other_try_would_change(
-    sandbox: Sandbox, pauses: list[float], fault: str, message: str
+    sandbox: Sandbox,
+    clock: FakeClock,
+    fault: str,
+    message: str,
 ) -> None:
     sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
-    error = ends_with(sandbox, "users")
+    error = ends_with(sandbox, "users", clock=clock)
     assert message in error.message
     assert "token" not in error.message
     assert "pw" not in error.message
     tries = 8 if fault == "599" else 1
     assert len(sandbox.requests) == tries
-    assert len(pauses) == tries - 1
+    assert len(clock.pauses) == tries - 1
 
 
 def test_a_rejected_key(sandbox: Sandbox) -> None:
@@ -177,12 +189,12 @@ def test_a_rejected_key(sandbox: Sandbox) -> None:
         assert key not in error.message
 
 
-def test_an_address_with_nothing_behind_it(sandbox: Sandbox, pauses: list[float]) -> None:
-    error = ends_with(sandbox, "users", api_url="http://127.0.0.1:9/ss/api")
+def test_an_address_with_nothing_behind_it(sandbox: Sandbox, clock: FakeClock) -> None:
+    error = ends_with(sandbox, "users", api_url="http://127.0.0.1:9/ss/api", clock=clock)
     assert "the connection to 127.0.0.1 failed (NewConnectionError)" in error.message
-    error = ends_with(sandbox, "users", api_url="https://crankwheel.invalid/ss/api")
+    error = ends_with(sandbox, "users", api_url="https://crankwheel.invalid/ss/api", clock=clock)
     assert "the connection to crankwheel.invalid failed (NameResolutionError)" in error.message
-    assert pauses
+    assert clock.pauses
 
 
 @pytest.mark.parametrize(
@@ -198,12 +210,13 @@ def test_an_address_with_nothing_behind_it(sandbox: Sandbox, pauses: list[float]
         ("users", [], "an account has at least its owner"),
     ],
 )
-def test_an_answer_of_another_shape(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, stream: str, document: object, message: str
-) -> None:
-    for path in ("usage", "demo_usage", "users"):
-        monkeypatch.setattr(sandbox, path, lambda *_: document)
-    with captured() as lines, pytest.raises(CrankWheelError) as caught:
+def test_an_answer_of_another_shape(stream: str, document: object, message: str) -> None:
+    server = ScriptedSandbox(usage=document, demo_usage=document, users=document)
+    with (
+        server.running() as sandbox,
+        captured() as lines,
+        pytest.raises(CrankWheelError) as caught,
+    ):
         sync(config_for(sandbox), select=(stream,))
     assert caught.value.message.startswith(f"{stream}: ")
     assert message in caught.value.message
@@ -217,61 +230,56 @@ def test_an_answer_of_another_shape(
 @pytest.mark.parametrize("status", [400, 413, 422])
 @pytest.mark.parametrize("select", ["start", "end", "overlap"])
 def test_a_range_that_is_refused_is_asked_for_in_halves(
-    pauses: list[float], status: int, select: str
+    clock: FakeClock,
+    status: int,
+    select: str,
 ) -> None:
     behaviour = Behaviour(range_limit=timedelta(days=1), limit_status=status, select=select)
     with Sandbox(small_account(days=6), behaviour).running() as sandbox:
-        output = sync(config_for(sandbox), select=("usage_sessions", "demo_requests"))
+        output = sync(config_for(sandbox), select=("usage_sessions", "demo_requests"), clock=clock)
     assert canonical(output.records["usage_sessions"]) == canonical(
-        expected_sessions(sandbox.account)
+        expected_sessions(sandbox.account),
     )
     assert canonical(output.records["demo_requests"], "id") == canonical(
-        expected_requests(sandbox.account), "id"
+        expected_requests(sandbox.account),
+        "id",
     )
-    assert pauses == []
+    assert clock.pauses == []
 
 
 def test_a_range_that_is_too_slow_is_asked_for_in_halves_after_one_retry(
-    pauses: list[float],
+    clock: FakeClock,
 ) -> None:
     behaviour = Behaviour(range_limit=timedelta(days=4), limit_status=504)
     with Sandbox(small_account(days=6), behaviour).running() as sandbox:
         config = config_for(sandbox, window_days=8)
-        output = sync(config, select=("usage_sessions",))
+        output = sync(config, select=("usage_sessions",), clock=clock)
     assert canonical(output.records["usage_sessions"]) == canonical(
-        expected_sessions(sandbox.account)
+        expected_sessions(sandbox.account),
     )
-    assert len(pauses) == 1
+    assert len(clock.pauses) == 1
     assert len(sandbox.requests) == 4
 
 
 def test_a_range_that_times_out_twice_is_asked_for_in_halves(
-    sandbox: Sandbox, pauses: list[float]
+    sandbox: Sandbox,
+    clock: FakeClock,
 ) -> None:
     sandbox.behaviour = Behaviour(faults=AnswersFrom(2))
     config = config_for(sandbox, window_days=60, request_timeout=1)
-    output = sync(config, select=("usage_sessions",))
+    output = sync(config, select=("usage_sessions",), clock=clock)
     assert canonical(output.records["usage_sessions"]) == canonical(
-        expected_sessions(sandbox.account)
+        expected_sessions(sandbox.account),
     )
     assert len(sandbox.requests) == 4
-    assert len(pauses) == 1
+    assert len(clock.pauses) == 1
 
 
-def test_a_period_that_is_slow_is_waited_for(sandbox: Sandbox, pauses: list[float]) -> None:
+def test_a_period_that_is_slow_is_waited_for(sandbox: Sandbox, clock: FakeClock) -> None:
     sandbox.behaviour = failing("504", "504", "504")
     config = config_for(sandbox, start_date="2026-08-31", max_parallel_requests=1)
-    assert sync(config, select=("account_stats",)).records["account_stats"]
-    assert len(pauses) == 3
-
-
-def test_other_authorities_can_be_trusted(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "authorities.pem")
-    stream = TapCrankWheel(config=config_for(sandbox)).streams["users"]
-    assert isinstance(stream, client.CrankWheelStream)
-    assert stream.requests_session.verify == "authorities.pem"
+    assert sync(config, select=("account_stats",), clock=clock).records["account_stats"]
+    assert len(clock.pauses) == 3
 
 
 def test_below_an_hour_a_refused_range_is_an_error(sandbox: Sandbox) -> None:
@@ -293,44 +301,47 @@ def test_a_period_is_not_halved(sandbox: Sandbox) -> None:
 # --- rate limits ---------------------------------------------------------------------------------
 
 
-def test_no_request_begins_while_another_waits_for_a_rate_limit(
-    sandbox: Sandbox, pauses: list[float]
+def test_no_request_begins_during_a_pause(sandbox: Sandbox, clock: FakeClock) -> None:
+    client = client_for(sandbox, clock)
+    client.throttle.pause(30)
+    client.get("/user_access")
+    assert clock.pauses == [pytest.approx(30)]
+
+
+@pytest.mark.parametrize(("fault", "waited"), [("429:7", 7), ("500", 0)])
+def test_only_a_rate_limit_pauses_the_other_requests(
+    sandbox: Sandbox,
+    clock: FakeClock,
+    fault: str,
+    waited: float,
 ) -> None:
-    with captured():
-        tap = TapCrankWheel(config=config_for(sandbox))
-        tap.traffic.hold(30)
-        sandbox.behaviour = failing(None, "429:7", "500")
-        users, sessions = (tap.streams[name] for name in ("users", "usage_sessions"))
-        assert isinstance(users, client.CrankWheelStream)
-        assert isinstance(sessions, client.CrankWheelStream)
-        users.get("/user_access")
-        assert pauses == [pytest.approx(30)]
-        # The 429 of one stream holds all of them; the 500 holds only its own.
-        held: list[float] = []
-        tap.traffic.hold = held.append  # type: ignore[method-assign,assignment]
-        sessions.get("/user_access")
-    assert held == [pauses[1]]
-    assert pauses[1] >= 7
-    assert len(sandbox.requests) == 4
+    sandbox.behaviour = failing(fault)
+    client = client_for(sandbox, clock)
+    client.get("/user_access")
+    assert waited <= client.throttle.waited <= waited + (waited > 0)
+    assert (client.throttle.requests, client.throttle.retries) == (2, 1)
 
 
-def test_a_wait_grows_with_what_holds_it(
-    pauses: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    traffic = client.Traffic()
-    time = vars(client)["time"]
-    sleep = time.sleep
+def test_a_pause_may_grow_while_a_request_waits_for_its_end() -> None:
+    class Growing(FakeClock):
+        def sleep(self, seconds: float, /) -> None:
+            super().sleep(seconds)
+            if len(self.pauses) == 1:
+                throttle.pause(5)
 
-    def sleep_while_another_is_told_to_wait(seconds: float) -> None:
-        sleep(seconds)
-        if len(pauses) == 1:
-            traffic.hold(5)
+    clock = Growing()
+    throttle = Throttle(clock)
+    throttle.pause(10)
+    throttle.begin(retry=False)
+    assert clock.pauses == pytest.approx([10, 5])
+    assert throttle.waited == pytest.approx(15)
 
-    monkeypatch.setattr(time, "sleep", sleep_while_another_is_told_to_wait)
-    traffic.hold(10)
-    traffic.begin(again=False)
-    assert pauses == pytest.approx([10, 5])
-    assert traffic.held == pytest.approx(15)
+
+def test_pauses_that_overlap_count_once(clock: FakeClock) -> None:
+    throttle = Throttle(clock)
+    for seconds in (7, 7, 3, 10):
+        throttle.pause(seconds)
+    assert throttle.waited == pytest.approx(10)
 
 
 @pytest.mark.parametrize(
@@ -347,29 +358,17 @@ def test_a_wait_grows_with_what_holds_it(
     ],
 )
 def test_retry_after_in_seconds(header: str, expected: float | None) -> None:
-    response = requests.Response()
-    response.headers["Retry-After"] = header
-    assert retry_after(response) == expected
+    assert retry_after(header, now=0) == expected
 
 
-def test_retry_after_as_a_date() -> None:
-    now = datetime.now(timezone.utc)
-    for ahead, low, high in ((timedelta(minutes=5), 200, 300), (timedelta(days=-1), 0, 0)):
-        response = requests.Response()
-        response.headers["Retry-After"] = format_datetime(now + ahead, usegmt=True)
-        seconds = retry_after(response)
-        assert seconds is not None
-        assert low <= seconds <= high
-
-
-def test_a_date_without_zone_is_utc_whatever_the_machines() -> None:
-    response = requests.Response()
-    now = datetime.now(timezone.utc) + timedelta(minutes=5)
-    response.headers["Retry-After"] = f"{now:%a %b %d %H:%M:%S %Y}"
-    seconds = retry_after(response)
-    assert seconds is not None
-    assert 200 <= seconds <= 300
-
-
-def test_without_the_header_there_is_no_wait() -> None:
-    assert retry_after(requests.Response()) is None
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("Tue, 01 Sep 2026 15:25:00 GMT", 300),
+        ("Tue, 01 Sep 2026 17:25:00 +0200", 300),
+        ("Tue Sep  1 15:25:00 2026", 300),  # without a zone it is UTC, whatever the machine's
+        ("Mon, 31 Aug 2026 15:20:00 GMT", 0),
+    ],
+)
+def test_retry_after_as_a_date(header: str, expected: float) -> None:
+    assert retry_after(header, now=NOW.timestamp()) == expected

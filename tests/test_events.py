@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import Row, canonical, config_for, sync
+from tests.support import Row, ScriptedSandbox, canonical, config_for, sync
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from tap_crankwheel.sandbox.server import Sandbox
 
 Selects = Callable[[Row, str, str], bool]
@@ -18,15 +20,14 @@ Selects = Callable[[Row, str, str], bool]
 START, END = "2026-08-01", "2026-08-15"  # two windows
 
 
-def serve(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, items: list[Row], by: Selects) -> None:
-    """Let both histories be of these items, selected in some way by `from` and `to`."""
+def serving(items: list[Row], by: Selects) -> AbstractContextManager[Sandbox]:
+    """Serve both histories with these items, selected in some way by `from` and `to`."""
 
     def answer(start: datetime, end: datetime) -> Any:
         low, high = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in (start, end))
         return {"sessions": [item for item in items if by(item, low, high)]}
 
-    monkeypatch.setattr(sandbox, "usage", answer)
-    monkeypatch.setattr(sandbox, "demo_usage", answer)
+    return ScriptedSandbox(usage=answer, demo_usage=answer).running()
 
 
 def event(start: str, end: str, **more: object) -> Row:
@@ -55,9 +56,7 @@ SELECTS: dict[str, Selects] = {
 @pytest.mark.parametrize("by", SELECTS)
 @pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "without id"])
 @pytest.mark.parametrize("window_days", [1, 7])
-def test_every_event_once(  # noqa: PLR0913, PLR0917
-    sandbox: Sandbox,
-    monkeypatch: pytest.MonkeyPatch,
+def test_every_event_once(
     stream: str,
     by: str,
     numbered: bool,  # noqa: FBT001
@@ -70,9 +69,14 @@ def test_every_event_once(  # noqa: PLR0913, PLR0917
         end = start + timedelta(minutes=(0, 59, 90, 3000)[n % 4])
         number = {"session_id": n} if numbered else {}
         items.append(event(f"{start.isoformat()}Z", f"{end.isoformat()}Z", **number))
-    serve(sandbox, monkeypatch, items, SELECTS[by])
-    config = config_for(sandbox, start_date=START, end_date="2026-08-20", window_days=window_days)
-    rows = sync(config, select=(stream,)).records[stream]
+    with serving(items, SELECTS[by]) as sandbox:
+        config = config_for(
+            sandbox,
+            start_date=START,
+            end_date="2026-08-20",
+            window_days=window_days,
+        )
+        rows = sync(config, select=(stream,)).records[stream]
     key = {"usage_sessions": "start_date", "demo_requests": "start_ts"}[stream]
     assert sorted(row[key] for row in rows) == sorted(
         item["start_ts"].replace("Z", ".000000Z") for item in items
@@ -81,52 +85,67 @@ def test_every_event_once(  # noqa: PLR0913, PLR0917
 
 
 @pytest.mark.parametrize("stream", ["usage_sessions", "demo_requests"])
+@pytest.mark.parametrize("by", SELECTS)
+@pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "without id"])
+def test_an_event_that_lasts_for_a_month_comes_once(
+    stream: str,
+    by: str,
+    numbered: bool,  # noqa: FBT001
+) -> None:
+    number = {"session_id": 1} if numbered else {}
+    items = [event("2026-07-30T10:00:00Z", "2026-09-02T10:00:00Z", **number)]
+    for day in range(1, 29):  # and others meanwhile
+        start = f"2026-08-{day:02}T10:00:00Z"
+        items.append(event(start, start.replace("10:00", "11:00")))
+    with serving(items, SELECTS[by]) as sandbox:
+        config = config_for(sandbox, start_date="2026-07-29", end_date="2026-09-03", window_days=1)
+        rows = sync(config, select=(stream,)).records[stream]
+    assert len(rows) == len({row["id"] for row in rows}) == len(items)
+
+
+@pytest.mark.parametrize("stream", ["usage_sessions", "demo_requests"])
 @pytest.mark.parametrize("by", ["start", "end", "overlap", "all"])
 @pytest.mark.parametrize("ends", ["2026-08-07T23:55:00Z", "2026-08-07T23:59:59Z"])
 def test_events_alike_that_end_on_two_sides_of_an_edge_keep_an_id_each(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, stream: str, by: str, ends: str
+    stream: str,
+    by: str,
+    ends: str,
 ) -> None:
     start = "2026-08-07T23:50:00Z"
     items = [event(start, ends), event(start, "2026-08-08T00:15:00Z")]
-    serve(sandbox, monkeypatch, items, SELECTS[by])
-    config = config_for(sandbox, start_date=START, end_date=END)
-    rows = sync(config, select=(stream,)).records[stream]
+    with serving(items, SELECTS[by]) as sandbox:
+        config = config_for(sandbox, start_date=START, end_date=END)
+        rows = sync(config, select=(stream,)).records[stream]
     assert len(rows) == 2
     assert len({row["id"] for row in rows}) == 2
 
 
-def test_a_session_that_is_listed_twice_is_one(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_that_is_listed_twice_is_one() -> None:
     bare = event("2026-08-02T10:00:00Z", "2026-08-02T11:00:00Z")
     numbered = {**bare, "session_id": 11}
     changed = {**numbered, "duration": 9}
-    serve(sandbox, monkeypatch, [numbered, numbered, changed, bare, bare], SELECTS["start"])
-    output = sync(config_for(sandbox, start_date=START), select=("usage_sessions",))
+    with serving([numbered, numbered, changed, bare, bare], SELECTS["start"]) as sandbox:
+        output = sync(config_for(sandbox, start_date=START), select=("usage_sessions",))
     ids = [row["id"] for row in output.records["usage_sessions"]]
     assert len(ids) == len(set(ids)) == 2
     assert "11" in ids
 
 
-def test_sessions_that_share_agent_and_start_keep_an_id_each(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sessions_that_share_agent_and_start_keep_an_id_each() -> None:
     bare = event("2026-08-02T10:00:00Z", "2026-08-02T11:00:00Z")
-    serve(sandbox, monkeypatch, [{**bare, "duration": n} for n in range(3)], SELECTS["start"])
-    output = sync(config_for(sandbox, start_date=START), select=("usage_sessions",))
+    with serving([{**bare, "duration": n} for n in range(3)], SELECTS["start"]) as sandbox:
+        output = sync(config_for(sandbox, start_date=START), select=("usage_sessions",))
     ids = [row["id"] for row in output.records["usage_sessions"]]
     assert ids == [ids[0], f"{ids[0]}-2", f"{ids[0]}-3"]
 
 
-def test_requests_alike_have_the_same_ids_in_any_order(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_alike_have_the_same_ids_in_any_order() -> None:
     request = event("2026-08-02T10:00:00Z", "2026-08-02T11:00:00Z")
     items = [{**request, "availability_bucket": text} for text in ("a", "b", "b", "c")]
     found = []
     for order in (items, items[::-1]):
-        serve(sandbox, monkeypatch, order, SELECTS["start"])
-        output = sync(config_for(sandbox, start_date=START), select=("demo_requests",))
+        with serving(order, SELECTS["start"]) as sandbox:
+            output = sync(config_for(sandbox, start_date=START), select=("demo_requests",))
         found.append(output.records["demo_requests"])
     assert canonical(found[0]) == canonical(found[1])
     assert len({row["id"] for row in found[0]}) == 4

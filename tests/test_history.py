@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tap_crankwheel.client import CrankWheelError
+from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.history import read_ahead
 from tap_crankwheel.windows import Window
-from tests.support import config_for, sync
+from tests.support import Row, ScriptedSandbox, config_for, sync
 
 if TYPE_CHECKING:
     from tap_crankwheel.sandbox.server import Sandbox
@@ -26,7 +26,7 @@ WINDOWS = [Window(EPOCH + timedelta(days=n), EPOCH + timedelta(days=n + 1)) for 
 def test_windows_come_in_order_whichever_is_ready_first(order: list[int]) -> None:
     ready = [threading.Event() for _ in order]
 
-    def load(window: Window) -> Window:
+    def fetch(window: Window) -> Window:
         n = WINDOWS.index(window)
         ready[n].wait(60)
         turn = order.index(n)  # each lets the next one in the drawn order go on
@@ -35,7 +35,7 @@ def test_windows_come_in_order_whichever_is_ready_first(order: list[int]) -> Non
         return window
 
     ready[order[0]].set()
-    assert list(read_ahead(load, WINDOWS[:4], 4)) == [(w, w) for w in WINDOWS[:4]]
+    assert list(read_ahead(fetch, WINDOWS[:4], 4)) == [(w, w) for w in WINDOWS[:4]]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 10])
@@ -43,27 +43,27 @@ def test_no_more_than_the_limit_is_loading_or_loaded(limit: int) -> None:
     lock = threading.Lock()
     held = most = 0
 
-    def load(window: Window) -> Window:
+    def fetch(window: Window) -> Window:
         nonlocal held, most
         with lock:
             held += 1
             most = max(most, held)
         return window
 
-    for _ in read_ahead(load, WINDOWS, limit):
+    for _ in read_ahead(fetch, WINDOWS, limit):
         with lock:
             held -= 1
     assert most <= limit
 
 
 def test_what_fails_fails_in_its_turn() -> None:
-    def load(window: Window) -> Window:
+    def fetch(window: Window) -> Window:
         if window == WINDOWS[2]:
             msg = "the third"
             raise CrankWheelError(msg)
         return window
 
-    ahead = read_ahead(load, WINDOWS, 4)
+    ahead = read_ahead(fetch, WINDOWS, 4)
     assert [next(ahead)[0] for _ in range(2)] == WINDOWS[:2]
     with pytest.raises(CrankWheelError, match="the third"):
         next(ahead)
@@ -82,17 +82,14 @@ def test_the_output_is_the_same_with_any_number_of_requests_at_a_time(sandbox: S
     assert lines(10) == alone
 
 
-def test_requests_are_made_at_the_same_time(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_are_made_at_the_same_time() -> None:
     meeting = threading.Barrier(4, timeout=60)
-    usage = sandbox.usage
 
-    def answer_four(start: datetime, end: datetime) -> object:
+    def answer_four(*_: datetime) -> Row:
         meeting.wait()
-        return usage(start, end)
+        return {"sessions": []}
 
-    monkeypatch.setattr(sandbox, "usage", answer_four)
-    config = config_for(sandbox, start_date="2026-08-20", end_date="2026-08-28", window_days=1)
-    output = sync(config, select=("usage_sessions",))
+    with ScriptedSandbox(usage=answer_four).running() as sandbox:
+        config = config_for(sandbox, start_date="2026-08-20", end_date="2026-08-28", window_days=1)
+        output = sync(config, select=("usage_sessions",))
     assert output.bookmarks == {"usage_sessions": "2026-08-28T00:00:00.000000Z"}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ def test_usage(sandbox: Sandbox, path: str) -> None:
     asked = {"from": "2026-08-01T00:00:00Z", "to": "2026-09-01T15:20:00Z"}
     answer = call(sandbox, "GET", path, params=asked).json()
     assert answer["sessions"] == sorted(
-        all_sessions(sandbox.account), key=lambda session: session["start_date"]
+        all_sessions(sandbox.account),
+        key=lambda session: session["start_date"],
     )
     assert answer["stats"]["total"]["meetings"] == len(answer["sessions"])
 
@@ -109,7 +111,8 @@ def test_what_the_api_does_not_have(sandbox: Sandbox, method: str, path: str, st
 
 
 @pytest.mark.parametrize(
-    "header", [{}, {"Authorization": "Basic wrong"}, {"Authorization": "Bearer sandbox-key"}]
+    "header",
+    [{}, {"Authorization": "Basic wrong"}, {"Authorization": "Bearer sandbox-key"}],
 )
 def test_another_key_is_rejected(sandbox: Sandbox, header: dict[str, str]) -> None:
     answer = requests.get(f"{sandbox.url}/user_access", headers=header, timeout=60)
@@ -124,12 +127,14 @@ def test_the_command_says_where_it_is_and_serves() -> None:
         "--port", "0", "--days", "3", "--agents", "2", "--now", "2026-09-01",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:  # noqa: S603
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout
         url = server.stdout.readline().removeprefix("api_url: ").strip()
         key = server.stdout.readline().removeprefix("api_key: ").strip()
         answer = requests.get(
-            f"{url}/user_access", headers={"Authorization": f"Basic {key}"}, timeout=60
+            f"{url}/user_access",
+            headers={"Authorization": f"Basic {key}"},
+            timeout=60,
         )
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
@@ -140,3 +145,19 @@ def test_an_account_without_a_fixed_moment_is_looked_at_now() -> None:
     account = Account(days=1)
     before = datetime.now(timezone.utc)
     assert before <= account.now <= datetime.now(timezone.utc)
+
+
+def test_the_sandbox_holds_what_makes_it_hard() -> None:
+    account = small_account()
+    sessions, requests = all_sessions(account), all_requests(account)
+    assert any(s["start_date"][:10] != s["end_date"][:10] for s in sessions)
+    assert any(not s["session_ended"] for s in sessions)
+    assert any("viewer_info" not in s for s in sessions)
+    assert {"agent_name"} <= set().union(*sessions)
+    assert set(account.users) - {s["email"] for s in sessions}
+    starts = Counter((r["start_ts"], r["prospect_info"]["prospect-phone"]) for r in requests)
+    assert max(starts.values()) == 2
+    for field, nothing in (("seconds_to_respond", "never"), ("call_confirmed", "n/a")):
+        assert any(r[field] == nothing for r in requests)
+    assert any("prospect-team-size" in r["prospect_info"] for r in requests)
+    assert not all(str(s).isascii() for s in sessions)

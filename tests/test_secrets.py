@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tap_crankwheel import client
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
-from tests.support import Row, all_requests, command_line, config_for
+from tests.support import Row, ScriptedSandbox, all_requests, command_line, config_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,9 +19,7 @@ PROSPECT = "Prudence Prospect +15550199"
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_TRIES", 2)
-    monkeypatch.setattr(client, "MAX_WAIT", 0.0)
+def _debug(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGLEVEL", "DEBUG")
 
 
@@ -53,7 +50,10 @@ FAULTS = [
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_key_never_appears(
-    sandbox: Sandbox, tmp_path: Path, form: str, fault: str | None
+    sandbox: Sandbox,
+    tmp_path: Path,
+    form: str,
+    fault: str | None,
 ) -> None:
     sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
     stdout, stderr = output_of(tmp_path, config_for(sandbox, api_key=FORMS[form]))
@@ -63,14 +63,17 @@ def test_the_key_never_appears(
 
 @pytest.mark.parametrize("arguments", [("--about",), ("--discover",), ("--test",), ("--version",)])
 def test_the_key_is_in_nothing_the_command_line_tells(
-    sandbox: Sandbox, tmp_path: Path, arguments: tuple[str]
+    sandbox: Sandbox,
+    tmp_path: Path,
+    arguments: tuple[str],
 ) -> None:
     stdout, stderr = output_of(tmp_path, config_for(sandbox, api_key=KEY), *arguments)
     assert KEY not in stdout + stderr
 
 
 @pytest.mark.parametrize(
-    "api_url", [f"https://{KEY}@crankwheel.invalid/ss/api", f"http://127.0.0.1:9/{KEY}"]
+    "api_url",
+    [f"https://{KEY}@crankwheel.invalid/ss/api", f"http://127.0.0.1:9/{KEY}"],
 )
 def test_a_key_in_the_url_is_not_told_either(tmp_path: Path, api_url: str) -> None:
     config = {"api_key": "k", "api_url": api_url, "start_date": "2026-08-01"}
@@ -92,22 +95,17 @@ def test_a_key_in_the_url_is_not_told_either(tmp_path: Path, api_url: str) -> No
     ],
     ids=repr,
 )
-def test_personal_data_is_in_no_error(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, document: object
-) -> None:
-    monkeypatch.setattr(sandbox, path, lambda *_: document)
-    _, stderr = output_of(tmp_path, config_for(sandbox))
+def test_personal_data_is_in_no_error(tmp_path: Path, path: str, document: object) -> None:
+    with ScriptedSandbox(**{path: document}).running() as sandbox:
+        _, stderr = output_of(tmp_path, config_for(sandbox))
     assert "Prudence" not in stderr
     assert "15550199" not in stderr
     assert "| ERROR    |" in stderr
 
 
-def test_personal_data_is_in_no_body_that_is_quoted(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tap_crankwheel.sandbox.server.MADE_UP", PROSPECT.encode())
+def test_personal_data_is_in_no_body_that_is_quoted(sandbox: Sandbox, tmp_path: Path) -> None:
     for fault in ("400", "401", "404", "418", "429", "500"):
-        sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
+        sandbox.behaviour = Behaviour(faults=itertools.repeat(fault), error_body=PROSPECT.encode())
         _, stderr = output_of(tmp_path, config_for(sandbox))
         assert "Prudence" not in stderr
 

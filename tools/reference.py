@@ -106,7 +106,7 @@ def streams_tables() -> str:
         )
         parts += [
             f"### {name}\n",
-            f"{type(stream).__doc__} Key: {keys}; {method}.\n",
+            f"{(type(stream).__doc__ or '').splitlines()[0]} Key: {keys}; {method}.\n",
             "<details><summary>Fields</summary>\n",
             "| Field | Type | What it is |",
             "|---|---|---|",

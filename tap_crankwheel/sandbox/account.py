@@ -1,7 +1,7 @@
 """The data of the sandbox account.
 
 Each day is made from the seed and its date alone, so the account is the same whatever range is
-asked for and whenever that is. What the API's description leaves open (the keys inside `stats`, the
+requested, and whenever. What the API's description leaves open (the keys inside `stats`, the
 name and shape of `log`, the form of timestamps) is made up here; the tap depends on none of it.
 """
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 BASE_PATH = "/ss/api"
 API_KEY = "sandbox-key"
-MADE_UP = b'{"error": "made up"}'
 
 
 @dataclass
@@ -50,6 +49,7 @@ class Behaviour:
         faults: For each request in turn a fault, or None for an answer. A status such as `503`, or
             `429:7` with a Retry-After; `reset`, `truncate`, `html`, `slow:2` seconds, or
             `redirect:` and a URL.
+        error_body: The body of an answer that a fault makes.
     """
 
     latency: float = 0.0
@@ -60,6 +60,7 @@ class Behaviour:
     limit_status: int = 400
     wrap_users: bool = False
     faults: Iterator[str | None] = field(default_factory=lambda: iter(()))
+    error_body: bytes = b'{"error": "made up"}'
 
 
 class Sandbox(ThreadingHTTPServer):
@@ -75,7 +76,11 @@ class Sandbox(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(
-        self, account: Account, behaviour: Behaviour | None = None, *, port: int = 0
+        self,
+        account: Account,
+        behaviour: Behaviour | None = None,
+        *,
+        port: int = 0,
     ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.account = account
@@ -99,7 +104,7 @@ class Sandbox(ThreadingHTTPServer):
 
     @override
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that hangs up is none of the sandbox's business."""
+        """Log nothing: clients may hang up."""
 
     def usage(self, start: datetime, end: datetime) -> Row:
         """Return the answer of `/usage` and `/usage_new`."""
@@ -217,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         return given.get("from", end - timedelta(days=28)), end
 
     def _fail(self, fault: str) -> bool:
-        """Fail as told; return whether that was the answer."""
+        """Fail as a fault says; return whether that was the answer."""
         kind, _, argument = fault.partition(":")
         if kind == "slow":
             time.sleep(float(argument))
@@ -237,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.FOUND, b"", {"Location": argument})
         else:
             headers = {"Retry-After": argument} if argument else {}
-            self._send(int(kind), MADE_UP, headers)
+            self._send(int(kind), self.server.behaviour.error_body, headers)
         return True
 
     def _user_access(self, address: str, body: bytes) -> None:
@@ -296,7 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @override
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing; `Sandbox.requests` tells what came."""
+        """Log nothing: `Sandbox.requests` has the requests."""
 
 
 @click.command()

@@ -16,7 +16,7 @@ NOW = datetime(2026, 9, 1, 15, 20, tzinfo=timezone.utc)
 
 
 class TapCrankWheelSandbox(TapCrankWheel):
-    """Singer tap for a CrankWheel account of made-up data, which it brings along."""
+    """Singer tap for a CrankWheel account of made-up data, which it ships with."""
 
     name = "tap-crankwheel-sandbox"
 
@@ -24,7 +24,6 @@ class TapCrankWheelSandbox(TapCrankWheel):
         self,
         *,
         config: dict[str, Any] | None = None,
-        parse_env_config: bool = False,
         **kwargs: Any,  # noqa: ANN401 - the SDK's own arguments
     ) -> None:
         """Take the tap's settings, but for those that say what account is read, and when."""
@@ -32,12 +31,12 @@ class TapCrankWheelSandbox(TapCrankWheel):
         sandbox = Sandbox(account)
         threading.Thread(target=sandbox.serve_forever, daemon=True).start()
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
-        # Private; read here, since it would override what follows.
-        environment = self._env_var_config if parse_env_config else {}
-        its_own = {
+        own = {
             "api_url": sandbox.url,
             "api_key": API_KEY,
             "start_date": account.start.isoformat(),
             "end_date": NOW.isoformat(),
         }
-        super().__init__(config={**(config or {}), **environment, **its_own}, **kwargs)
+        for name, value in own.items():  # the environment's settings override the configuration's
+            os.environ[f"TAP_CRANKWHEEL_SANDBOX_{name.upper()}"] = value
+        super().__init__(config={**(config or {}), **own}, **kwargs)

@@ -44,7 +44,7 @@ def run(*command: str | Path) -> Used:
         "print(json.dumps([status, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))\n"
     )
     started = time.monotonic()
-    result = subprocess.run(  # noqa: S603
+    result = subprocess.run(
         [PYTHON, "-S", "-c", script, *map(str, command)], capture_output=True, check=True
     )
     wall = time.monotonic() - started
@@ -64,7 +64,7 @@ class Workshop:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        text = subprocess.run(  # noqa: S603
+        text = subprocess.run(
             [PYTHON, "-m", "tap_crankwheel", "--discover"], capture_output=True, check=True
         ).stdout
         self.catalog: dict[str, Any] = json.loads(text)
@@ -93,7 +93,7 @@ class Workshop:
 def sandbox(*options: str) -> tuple[subprocess.Popen[str], str]:
     """Start the sandbox in a process of its own; return it and its URL."""
     code = "from tap_crankwheel.sandbox.server import serve; serve()"
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         [PYTHON, "-u", "-c", code, "--port", "0", "--now", NOW, *options],
         stdout=subprocess.PIPE,
         text=True,

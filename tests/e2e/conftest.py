@@ -34,7 +34,7 @@ class Project:
 
     def meltano(self, *arguments: str, **environment: str) -> str:
         """Run Meltano and return what it printed; fail if it did."""
-        result = subprocess.run(  # noqa: S603
+        result = subprocess.run(
             [Path(sys.executable).parent / "meltano", *arguments],
             cwd=self.folder,
             env={**os.environ, "NO_COLOR": "1", **environment},

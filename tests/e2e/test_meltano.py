@@ -309,7 +309,7 @@ def test_the_readmes_query_says_what_it_shows(warehouse: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     query = readme.split('uv run python -c "\n')[1].split('"\n```')[0]
     shown = readme.split("```text\n")[1].split("```")[0]
-    result = subprocess.run(  # noqa: S603
+    result = subprocess.run(
         [sys.executable, "-c", query],
         cwd=warehouse.parent,
         capture_output=True,
@@ -347,7 +347,7 @@ def test_the_readmes_way_without_meltano(
 
     def shell(script: str) -> int:
         command = ["/bin/bash", "-c", script]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode  # noqa: S603
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
 
     def bookmarks() -> dict[str, str]:
         state = json.loads((tmp_path / "states.jsonl").read_text().splitlines()[-1])

@@ -25,7 +25,7 @@ MINORS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Run a command and return what it printed; fail if it did."""
-    result = subprocess.run(  # noqa: S603
+    result = subprocess.run(
         command,
         cwd=cwd,
         env={**os.environ, **environment},

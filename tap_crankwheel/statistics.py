@@ -1,0 +1,165 @@
+"""Statistics: a period's answers into the rows of account_stats and agent_stats.
+
+Everything here is pure. Meetings and seconds are counted from the sessions of the period. What the
+API's own `stats` hold is passed on as it came, since the names in it are undocumented.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tap_crankwheel.errors import ShapeError
+from tap_crankwheel.payloads import beside_sessions, session_items, usage_sessions
+from tap_crankwheel.rows import INVALID, RowParser, parse_integer, parse_number
+from tap_crankwheel.windows import format_timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from tap_crankwheel.payloads import Answer
+    from tap_crankwheel.rows import Row
+    from tap_crankwheel.windows import Window
+
+
+class PeriodParser:
+    """Computes the statistics of periods.
+
+    Args:
+        unit: The kind of the periods, one of `PERIODS`.
+        session_schema: The schema of usage_sessions.
+        account_schema: The schema of account_stats.
+    """
+
+    def __init__(
+        self,
+        unit: str,
+        session_schema: Mapping[str, Any],
+        account_schema: Mapping[str, Any],
+    ) -> None:
+        self._unit = unit
+        self._parse_session = RowParser(session_schema, computed=["id"])
+        computed = account_schema["properties"].keys() - {"stats"}
+        self._parse_account = RowParser(account_schema, computed)
+
+    def account(self, period: Window, usage: Answer, demo_usage: Answer, agents: list[Row]) -> Row:
+        """Return the account's row for a period.
+
+        Args:
+            period: The period.
+            usage: The answer of `/usage` for it.
+            demo_usage: The answer of `/demo_usage` for it.
+            agents: The agents' rows for the period.
+
+        Raises:
+            ShapeError: One of the answers is not such an answer.
+        """
+        canceled, rest = _canceled_requests(demo_usage)
+        row = self._parse_account(beside_sessions(usage) | rest)
+        row |= self._head(period)
+        row["meetings"] = sum(agent["meetings"] for agent in agents)
+        row["total_seconds"] = _total(agent["total_seconds"] for agent in agents)
+        row["canceled_demo_requests"] = canceled
+        return row
+
+    def agents(self, period: Window, usage: Answer) -> list[Row]:
+        """Return a row for each agent with sessions that start in a period, by email.
+
+        Args:
+            period: The period.
+            usage: The answer of `/usage` for it; sessions outside the period do not count.
+
+        Raises:
+            ShapeError: It is not such an answer, or a session has no start or no email.
+        """
+        durations = self._durations(period, usage)
+        entries: dict[str, list[tuple[str, object]]] = {email: [] for email in durations}
+        _collect_entries(beside_sessions(usage).get("stats"), "", entries)
+        rows = []
+        for email in sorted(durations):
+            found = entries[email]
+            entry = found[0][1] if len(found) == 1 else dict(found) or None
+            fits = entry is None or isinstance(entry, dict)
+            rows.append(
+                {
+                    **self._head(period),
+                    "email": email,
+                    "meetings": len(durations[email]),
+                    "total_seconds": _total(durations[email]),
+                    "stats": entry if fits else None,
+                    "extra": None if fits else {"stats": entry},
+                },
+            )
+        return rows
+
+    def _head(self, period: Window) -> Row:
+        start, end = map(format_timestamp, period)
+        return {"period": self._unit, "period_start": start, "period_end": end}
+
+    def _durations(self, period: Window, usage: Answer) -> dict[str, list[Any]]:
+        """Return the seconds of each session that starts in a period, by agent.
+
+        A session that is still running counts with its duration so far, if the API sends one. Of
+        an ended session the seconds are None if the API does not send them.
+        """
+        start, end = map(format_timestamp, period)
+        durations: dict[str, list[Any]] = {}
+        seen = set()
+        for identity, content, session in usage_sessions(usage, self._parse_session):
+            if (identity, content) in seen or not start <= session["start_date"] < end:
+                continue
+            seen.add((identity, content))
+            if session["email"] is None:
+                raise ShapeError("a session has no usable `email`")
+            running = session["session_ended"] is False
+            seconds = 0 if running and session["duration"] is None else session["duration"]
+            durations.setdefault(session["email"], []).append(seconds)
+        return durations
+
+
+def _total(seconds: Iterable[Any]) -> object:
+    """Return a sum; None if a part of it is unknown, or it does not fit 64 bits."""
+    parts = list(seconds)
+    total = None if None in parts else parse_number(sum(parts))
+    return None if total is INVALID else total
+
+
+def _canceled_requests(demo_usage: Answer) -> tuple[object, Row]:
+    """Return the number of cancelled requests, and what the answer holds besides, for `extra`."""
+    try:
+        session_items(demo_usage)  # an error object is not an answer
+    except ShapeError as error:
+        raise ShapeError(str(error), path="/demo_usage") from None
+    rest = beside_sessions(demo_usage)
+    value = rest.pop("total_canceled_requests", None)
+    count = None if value is None else parse_integer(value)
+    if count is INVALID:
+        rest["total_canceled_requests"] = value
+        count = None
+    return count, {"demo_usage": rest} if rest else {}
+
+
+def _collect_entries(
+    stats: object,
+    path: str,
+    entries: dict[str, list[tuple[str, object]]],
+) -> None:
+    """Add each agent's entries in the API's stats, with their paths, to the agent's list.
+
+    An entry is what stands under the email in a mapping, or a list's item that holds the email as
+    a value.
+    """
+    if isinstance(stats, dict):
+        for key, value in stats.items():
+            if key in entries:
+                entries[key].append((path, value))
+            else:
+                _collect_entries(value, f"{path}.{key}" if path else key, entries)
+    elif isinstance(stats, list):
+        for n, item in enumerate(stats):
+            place = f"{path}.{n}" if path else str(n)
+            values = item.values() if isinstance(item, dict) else ()
+            emails = {v for v in values if isinstance(v, str) and v in entries}
+            for email in emails:
+                entries[email].append((place, item))
+            if not emails:
+                _collect_entries(item, place, entries)

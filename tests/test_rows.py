@@ -1,0 +1,132 @@
+"""Rows: single values and objects, typed by the schema or kept in `extra`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tap_crankwheel import payloads
+from tests.answers import (
+    SESSION,
+    Row,
+    parser,
+    schema,
+    sessions,
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        ("2026-08-30T20:00:30.000000Z", "2026-08-30T20:00:30.000000Z"),
+        ("2026-08-30T20:00:30Z", "2026-08-30T20:00:30.000000Z"),
+        ("2026-08-30T22:00:30.5+02:00", "2026-08-30T20:00:30.500000Z"),
+        ("2026-08-30T20:00:30", "2026-08-30T20:00:30.000000Z"),
+        ("2026-08-30 20:00", "2026-08-30T20:00:00.000000Z"),
+        (1788120030, "2026-08-30T20:00:30.000000Z"),
+        (1788120030.25, "2026-08-30T20:00:30.250000Z"),
+        ("1788120030", "2026-08-30T20:00:30.000000Z"),
+    ],
+)
+def test_timestamps_come_in_any_documented_form(sent: object, read: str) -> None:
+    (row,) = sessions({**SESSION, "start_date": sent})
+    assert row["start_date"] == read
+    assert row["extra"] is None
+
+
+@pytest.mark.parametrize(
+    ("field", "sent", "read"),
+    [
+        ("duration", "600", 600),
+        ("duration", "600.5", 600.5),
+        ("duration", 600.5, 600.5),
+        ("webcam_s", 0, 0),
+        ("session_ended", "false", False),
+        ("agent_name", "", ""),
+        ("log", [{"at": 1}, None], [{"at": 1}, None]),
+    ],
+)
+def test_values_are_typed(field: str, sent: object, read: object) -> None:
+    (row,) = sessions({**SESSION, field: sent})
+    assert row[field] == read
+    assert type(row[field]) is type(read)
+    assert row["extra"] is None
+
+
+@pytest.mark.parametrize(
+    ("field", "sent"),
+    [
+        ("end_date", "soon"),
+        ("end_date", True),
+        ("end_date", 10**15),
+        ("end_date", 253402300799.9999999),
+        ("end_date", "2026-08-30/20:00"),
+        ("end_date", "0001-01-01T00:00:00+14:00"),
+        ("duration", "ten minutes"),
+        ("duration", "nan"),
+        ("duration", 2**63),
+        ("duration", False),
+        ("agent_name", 5),
+        ("session_ended", "perhaps"),
+        ("log", "tab"),
+        ("log", ["tab"]),
+        ("log", {"at": 1}),
+        ("unheard_of", {"of": ["any", "shape"]}),
+        ("id", 5),
+        ("extra", "its own"),
+    ],
+)
+def test_what_does_not_fit_goes_to_extra_under_its_own_name(field: str, sent: object) -> None:
+    (row,) = sessions({**SESSION, field: sent})
+    assert row["extra"] == {field: sent}
+    assert row["id"] == "11"
+
+
+def test_what_does_not_fit_in_an_object_stays_in_it() -> None:
+    (row,) = sessions(
+        {
+            **SESSION,
+            "viewer_info": {
+                "viewer_count": "3",
+                "max_viewer_count": "many",
+                "locations": ["Leeds", 7],
+                "devices": 2,
+                "extra": 1,
+            },
+        },
+    )
+    assert row["viewer_info"] == {
+        "viewer_count": 3,
+        "max_viewer_count": None,
+        "locations": None,
+        "devices": 2,
+        "extra": {"max_viewer_count": "many", "locations": ["Leeds", 7], "extra": 1},
+    }
+    assert row["extra"] is None
+
+
+def test_what_is_no_object_is_put_into_one() -> None:
+    (row,) = sessions({**SESSION, "viewer_info": [1, 2]})
+    assert row["viewer_info"] == {"viewer_info": [1, 2]}
+
+
+def test_a_number_beyond_a_double_becomes_text() -> None:
+    body = b'{"sessions": [{"session_id": 1, "email": "a", "start_date": 0, "duration": 1e400}]}'
+    ((_, _, row),) = payloads.usage_sessions(payloads.parse(body), parser("usage_sessions"))
+    assert row["extra"] == {"duration": "1e400"}
+
+
+def test_schemas_say_what_integers_fit() -> None:
+    def walk(node: Row) -> None:
+        kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
+        assert node.get("description") or "items" not in node
+        if "integer" in kinds:
+            assert node["maximum"] == 2**63 - 1
+            assert node["minimum"] in {0, -(2**63)}
+        for child in node.get("properties", {}).values():
+            assert child["description"]
+            walk(child)
+        if "items" in node:
+            walk(node["items"])
+
+    for stream in ("usage_sessions", "agent_stats", "account_stats", "demo_requests", "users"):
+        walk(schema(stream))
