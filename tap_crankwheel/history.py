@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from singer_sdk import SchemaDirectory, Stream
+from singer_sdk import Stream
 from singer_sdk.helpers.conform import TypeConformanceLevel
 from typing_extensions import override
 
-from tap_crankwheel import schemas
 from tap_crankwheel.errors import CrankWheelError, RangeRefusedError, ShapeError
-from tap_crankwheel.rows import RowParser
+from tap_crankwheel.rows import ObjectParser
+from tap_crankwheel.schemas import SCHEMAS
 from tap_crankwheel.windows import Window, format_timestamp, halve, parse_timestamp, split
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from tap_crankwheel.settings import Settings
 
 T = TypeVar("T")
-
-SCHEMAS = SchemaDirectory(schemas)
 
 #: The path of sessions, which is a setting.
 USAGE = "/{usage_endpoint}"
@@ -262,11 +260,11 @@ class EventStream(WindowedStream["list[Answer]"]):
     """A history of events that the API lists: every one that comes is emitted, once a run."""
 
     #: What parses an answer.
-    parse_events: Callable[[Answer, RowParser], Iterator[Event]]
+    parse_events: Callable[[Answer, ObjectParser], Iterator[Event]]
 
     def __init__(self, tap: Tap, run: Run) -> None:
         super().__init__(tap, run)
-        self._parse_row = RowParser(self.schema, computed=["id"])
+        self._parse_row = ObjectParser(self.schema, computed=["id"])
 
     @override
     def records(self) -> Iterator[Record]:

@@ -23,7 +23,7 @@ class MessageWriter(MsgSpecWriter):
 
     The SDK's own writer flushes each record: a system call a record. Versions are held back until
     `activate_versions`, since the SDK writes ACTIVATE_VERSION before the first request: a list that
-    then fails to arrive would mark all its rows as deleted.
+    then fails to arrive would mark all its rows as deleted, and some targets add no row later.
     """
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from tap_crankwheel.errors import NotJSONError, ShapeError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tap_crankwheel.rows import Row, RowParser
+    from tap_crankwheel.rows import ObjectParser, Row
 
 #: A parsed JSON document whose inner values are still raw.
 Answer = dict[str, msgspec.Raw] | list[msgspec.Raw] | str | int | float | bool | None
@@ -87,7 +87,7 @@ def parse(body: bytes) -> Answer:
         raise NotJSONError from error
 
 
-def usage_sessions(answer: Answer, parse_row: RowParser) -> Iterator[Event]:
+def usage_sessions(answer: Answer, parse_row: ObjectParser) -> Iterator[Event]:
     """Yield the sessions in an answer of `/usage` or `/usage_new`, in its order.
 
     Args:
@@ -119,7 +119,7 @@ def usage_sessions(answer: Answer, parse_row: RowParser) -> Iterator[Event]:
         yield Event(row["id"], content, row)
 
 
-def demo_requests(answer: Answer, parse_row: RowParser) -> Iterator[Event]:
+def demo_requests(answer: Answer, parse_row: ObjectParser) -> Iterator[Event]:
     """Yield the demo requests in an answer of `/demo_usage`, by start.
 
     Args:
@@ -140,17 +140,15 @@ def demo_requests(answer: Answer, parse_row: RowParser) -> Iterator[Event]:
             if request.get(field) == word:
                 request[field] = None
         prospect = request.get("prospect_info")
-        if prospect is not None:
-            if not isinstance(prospect, dict):
-                prospect = {"prospect_info": prospect}
+        if isinstance(prospect, dict):
             request["prospect_info"] = prospect = {k: _as_text(v) for k, v in prospect.items()}
+        else:
+            prospect = {}
+        fixed = [prospect.get(f"prospect-{key}") for key in ("phone", "request-origin")]
         content = msgspec.json.encode(request, order="sorted")
         row = parse_row(request)
         _require(row, "start_ts", "demo request")
-        row["id"] = _digest(
-            row["start_ts"],
-            *((prospect or {}).get(f"prospect-{key}") for key in ("phone", "request-origin")),
-        )
+        row["id"] = _digest(row["start_ts"], *fixed)
         rows.append((row["start_ts"], row["id"], content, row))
     rows.sort(key=lambda item: item[:3])
     alike: Counter[bytes] = Counter()
@@ -159,7 +157,7 @@ def demo_requests(answer: Answer, parse_row: RowParser) -> Iterator[Event]:
         yield Event(identity, _digest(content, alike[content]), row)
 
 
-def users(answer: Answer, parse_row: RowParser) -> list[Row]:
+def users(answer: Answer, parse_row: ObjectParser) -> list[Row]:
     """Return the users in an answer of `/user_access`, each once.
 
     Args:

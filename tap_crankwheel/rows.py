@@ -1,7 +1,7 @@
 """Rows: one raw JSON object into one row, typed by its stream's JSON schema.
 
-Everything here is pure. Nothing that the API sends is lost: a field that the schema does not name,
-and a value that does not fit its type, goes into the row's `extra` under its own name.
+Everything here is pure. Nothing that the API sends is lost: what a schema does not name, and what
+does not fit its type, is in an `extra` under its own name.
 """
 
 from __future__ import annotations
@@ -33,21 +33,30 @@ _Number = _Integer | Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_
 _CANONICAL = re.compile(r"....-..-..T..:..:..\.......Z")
 
 
-class RowParser:
-    """Parses raw objects into rows that are typed by a stream's JSON schema.
+class ObjectParser:
+    """Parses raw objects into objects with exactly the keys of a JSON schema, in its order.
+
+    What the schema does not name, and what does not fit its type, goes into the `extra` of the same
+    object, so that deselecting an object removes all of it; `extra` is null if there is none.
 
     Args:
-        schema: The stream's JSON schema.
+        schema: The JSON schema of the objects, such as a stream's; it names an `extra`.
         computed: The fields that the tap computes. What the API sends under such a name goes into
             `extra`.
     """
 
     def __init__(self, schema: Mapping[str, Any], computed: Iterable[str] = ()) -> None:
         self._blank: Row = dict.fromkeys(schema["properties"])
-        self._fields = _fields(schema, computed)
+        self._fields: list[tuple[str, Parse]] = []
+        self._objects: list[tuple[str, ObjectParser]] = []
+        for name, field in schema["properties"].items():
+            if "properties" in field:
+                self._objects.append((name, ObjectParser(field)))
+            elif name not in {"extra", *computed}:
+                self._fields.append((name, _parser(field)))
 
     def __call__(self, raw: Row) -> Row:
-        """Return the row of a raw object, which is consumed: its fields, typed or in `extra`."""
+        """Return the object of a raw one, which is consumed: its fields, typed or in `extra`."""
         row = self._blank.copy()
         invalid: Row = {}
         for name, parse in self._fields:
@@ -57,6 +66,11 @@ class RowParser:
                     invalid[name] = value
                 else:
                     row[name] = typed
+        for name, parse_object in self._objects:
+            value = raw.pop(name, None)
+            if type(value) is not dict:  # it stays where deselecting the object removes it
+                value = {} if value is None else {name: value}
+            row[name] = parse_object(value)
         if raw or invalid:
             row["extra"] = raw | invalid
         return row
@@ -116,21 +130,15 @@ _SCALARS: dict[str, Parse] = {
 }
 
 
-def _fields(schema: Mapping[str, Any], computed: Iterable[str] = ()) -> list[tuple[str, Parse]]:
-    return [
-        (name, _parser(name, field))
-        for name, field in schema["properties"].items()
-        if name not in {"extra", *computed}
-    ]
-
-
-def _parser(name: str, schema: Mapping[str, Any]) -> Parse:
-    kind = schema["type"] if isinstance(schema["type"], str) else schema["type"][0]
-    if "properties" in schema:
-        return _ObjectParser(name, schema)
+def _parser(schema: Mapping[str, Any]) -> Parse:
+    kind = next(name for name in _types(schema) if name != "null")
     if kind == "array":
-        return _ListParser(_parser(name, schema["items"]))
+        return _ListParser(_parser(schema["items"]))
     return _parse_timestamp if schema.get("format") == "date-time" else _SCALARS[kind]
+
+
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    return [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
 
 
 class _ListParser:
@@ -145,31 +153,4 @@ class _ListParser:
         for item in value:
             if item is not None and self._parse_item(item) is INVALID:
                 return INVALID
-        return value
-
-
-class _ObjectParser:
-    """Parses a nested object that a schema describes.
-
-    Nothing moves out of it, so that deselecting it removes all of it: what the schema does not name
-    stays, what does not fit goes into its own `extra`, and what is not an object is put into one.
-    """
-
-    def __init__(self, name: str, schema: Mapping[str, Any]) -> None:
-        self._name = name
-        self._fields = _fields(schema)
-        self._has_extra = "extra" in schema["properties"]
-
-    def __call__(self, value: object) -> object:
-        if type(value) is not dict:
-            return {self._name: value}
-        invalid = {"extra": value.pop("extra")} if self._has_extra and "extra" in value else {}
-        for field, parse in self._fields:
-            if (raw := value.get(field)) is not None and (typed := parse(raw)) is not raw:
-                if typed is INVALID:
-                    invalid[field] = raw
-                    typed = None
-                value[field] = typed
-        if invalid:
-            value["extra"] = invalid
         return value

@@ -13,6 +13,7 @@ import requests
 from singer_sdk import typing as th
 from singer_sdk.typing import DEFAULT_JSONSCHEMA_VALIDATOR
 
+from tap_crankwheel.schemas import SCHEMAS
 from tap_crankwheel.windows import PERIODS, parse_timestamp
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+#: What is left for a question's id of the 63 bytes of a column's name in PostgreSQL.
+LONGEST_QUESTION = 63 - len("prospect_info__prospect-")
+
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
@@ -88,9 +92,10 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         th.ArrayType(th.StringType),
         default=[],
         title="Custom questions",
-        description="Ids of your own lead capture questions, without 'prospect-'. Their "
-        "answers are loaded without this too; named here, they become columns of their own "
-        "where objects are flattened.",
+        description="Ids of your own lead capture questions, without 'prospect-'. Each named "
+        "here is a field of prospect_info, so a column where objects are flattened; the answers "
+        "to the others are in prospect_info.extra. An id has at most 39 bytes, and differs from "
+        "the others in more than case and punctuation.",
     ),
     th.Property(
         "usage_endpoint",
@@ -205,7 +210,7 @@ def read_settings(
         window=timedelta(days=reader.values["window_days"]),
         stats_period=reader.values["stats_period"],
         timezone=reader.read("timezone", _timezone) or pendulum.UTC,
-        custom_questions=tuple(reader.values["custom_questions"]),
+        custom_questions=reader.read("custom_questions", _custom_questions) or (),
         usage_endpoint=reader.values["usage_endpoint"],
         max_parallel_requests=reader.values["max_parallel_requests"],
         request_timeout=reader.values["request_timeout"],
@@ -277,6 +282,26 @@ def _start_date(text: str) -> datetime:
     if date < EPOCH:
         raise ValueError("lies before 1970")
     return date
+
+
+def _custom_questions(ids: list[str]) -> tuple[str, ...]:
+    schema = SCHEMAS.get_schema("demo_requests")["properties"]["prospect_info"]
+    fixed = [name.removeprefix("prospect-") for name in schema["properties"]]
+    columns: dict[str, str] = {}
+    for question in dict.fromkeys((*fixed, *ids)):
+        if not 0 < len(question.encode()) <= LONGEST_QUESTION:
+            raise ValueError(
+                f"holds an id of more than {LONGEST_QUESTION} bytes, or an empty one, of which no "
+                "target makes a column: remove it, its answers are in prospect_info.extra"
+            )
+        # As the targets that change names see it: in lower case, and letters and digits only.
+        column = re.sub(r"\W", "_", question.casefold())
+        if (other := columns.setdefault(column, question)) != question:
+            raise ValueError(
+                f"holds {question!r}, which a target may take for the same column as {other!r}: "
+                "remove it, its answers are in prospect_info.extra"
+            )
+    return tuple(ids)
 
 
 def _timezone(name: str) -> pendulum.Timezone:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tap_crankwheel.errors import ShapeError
 from tap_crankwheel.payloads import beside_sessions, session_items, usage_sessions
-from tap_crankwheel.rows import INVALID, RowParser, parse_integer, parse_number
+from tap_crankwheel.rows import INVALID, ObjectParser, parse_integer, parse_number
 from tap_crankwheel.windows import format_timestamp
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class PeriodParser:
         account_schema: Mapping[str, Any],
     ) -> None:
         self._unit = unit
-        self._parse_session = RowParser(session_schema, computed=["id"])
+        self._parse_session = ObjectParser(session_schema, computed=["id"])
         computed = account_schema["properties"].keys() - {"stats"}
-        self._parse_account = RowParser(account_schema, computed)
+        self._parse_account = ObjectParser(account_schema, computed)
 
     def account(self, period: Window, usage: Answer, demo_usage: Answer, agents: list[Row]) -> Row:
         """Return the account's row for a period.

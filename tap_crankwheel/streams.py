@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from tap_crankwheel import payloads
 from tap_crankwheel.errors import RangeRefusedError
-from tap_crankwheel.history import SCHEMAS, USAGE, CrankWheelStream, EventStream, WindowedStream
-from tap_crankwheel.rows import RowParser
+from tap_crankwheel.history import USAGE, CrankWheelStream, EventStream, WindowedStream
+from tap_crankwheel.rows import ObjectParser
+from tap_crankwheel.schemas import SCHEMAS
 from tap_crankwheel.statistics import PeriodParser
 from tap_crankwheel.windows import Window, periods
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from singer_sdk import Tap
-    from singer_sdk.helpers.types import Context, Record
+    from singer_sdk.helpers.types import Record
 
     from tap_crankwheel.history import Run
     from tap_crankwheel.messages import MessageWriter
@@ -56,31 +57,14 @@ class DemoRequests(EventStream):
     def declare(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
         schema = copy.deepcopy(schema)
         prospect = schema["properties"]["prospect_info"]["properties"]
+        extra = prospect.pop("extra")  # it stays the last field
         for question in settings.custom_questions:
             prospect.setdefault(
                 f"prospect-{question}",
-                {"type": ["string", "null"], "description": "Answer to a custom question."},
+                {"type": ["null", "string"], "description": "Answer to a custom question."},
             )
+        prospect["extra"] = extra
         return schema
-
-    @override
-    def get_records(self, context: Context | None) -> Iterator[Record]:
-        if not self.config.get("flattening_enabled"):
-            yield from super().get_records(context)
-            return
-        declared = self.schema["properties"]["prospect_info"]["properties"]
-        undeclared: set[str] = set()
-        for row in super().get_records(context):
-            undeclared |= (row["prospect_info"] or {}).keys() - declared
-            yield row
-        prefix = "prospect-"
-        if ids := sorted(k.removeprefix(prefix) for k in undeclared if k.startswith(prefix)):
-            self.logger.warning(
-                "%s: flattening makes columns only of declared questions. To keep the answers to "
-                "these, add them to custom_questions: %s",
-                self.name,
-                ", ".join(ids),
-            )
 
 
 class StatsStream(WindowedStream["tuple[Answer, Answer]"]):
@@ -203,7 +187,8 @@ class Users(CrankWheelStream):
     def records(self) -> Iterator[Record]:
         client = self.run.client
         self.logger.info("%s: reading from %s", self.name, client.host)
-        rows = payloads.users(client.get(self.path), RowParser(self.schema))
-        self._writer.activate_versions()
+        rows = payloads.users(client.get(self.path), ObjectParser(self.schema))
         yield from rows
+        # Last: a target may take the table at this moment for its whole, and keep it so.
+        self._writer.activate_versions()
         self.logger.info("%s: %d records", self.name, len(rows))

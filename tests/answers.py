@@ -11,8 +11,8 @@ import msgspec
 from hypothesis import strategies as st
 
 from tap_crankwheel import payloads
-from tap_crankwheel.history import SCHEMAS
-from tap_crankwheel.rows import RowParser
+from tap_crankwheel.rows import ObjectParser
+from tap_crankwheel.schemas import SCHEMAS
 
 Row = dict[str, Any]
 
@@ -27,8 +27,8 @@ def schema(stream: str) -> Row:
     return copy.deepcopy(SCHEMAS.get_schema(stream))
 
 
-def parser(stream: str) -> RowParser:
-    return RowParser(schema(stream), computed=["id"])
+def parser(stream: str) -> ObjectParser:
+    return ObjectParser(schema(stream), computed=["id"])
 
 
 def answer(document: object) -> payloads.Answer:

@@ -202,15 +202,34 @@ def all_requests(account: Account) -> list[Row]:
     return [request for day in days(account) for request in account.demo_requests(day.date())]
 
 
+VIEWER_INFO = ("viewer_count", "max_viewer_count", "locations", "extra")
+PROSPECT_INFO = (
+    "phone", "request-origin", "utm-source", "utm-medium", "utm-campaign", "utm-term",
+    "utm-content", "location", "enrich-full-name", "enrich-country", "enrich-state",
+    "enrich-company", "enrich-title", "enrich-seniority", "enrich-linkedin", "enrich-twitter",
+    "enrich-company-sector", "enrich-company-industry", "enrich-company-employees",
+    "enrich-company-description", "enrich-company-linkedin", "enrich-company-twitter",
+    "enrich-company-marketcap", "name", "email", "company", "job-title", "website",
+)  # fmt: skip
+
+
 def expected_sessions(account: Account) -> list[Row]:
     """Return the account's sessions as they ought to arrive, written without the tap's code."""
-    blank = dict.fromkeys(
-        ("agent_name", "webcam_s", "viewer_info", "log", "extra"),
-    )
-    return [{**blank, **s, "id": str(s["session_id"])} for s in all_sessions(account)]
+
+    def expect(session: Row) -> Row:
+        viewer_info = dict.fromkeys(VIEWER_INFO) | session.get("viewer_info", {})
+        blank = dict.fromkeys(("agent_name", "webcam_s", "log", "extra"))
+        return {
+            **blank,
+            **session,
+            "id": str(session["session_id"]),
+            "viewer_info": viewer_info,
+        }
+
+    return [expect(session) for session in all_sessions(account)]
 
 
-def expected_requests(account: Account) -> list[Row]:
+def expected_requests(account: Account, questions: tuple[str, ...] = ()) -> list[Row]:
     """Return the account's requests as they ought to arrive, but for their ids."""
 
     def text(value: object) -> str:
@@ -222,7 +241,10 @@ def expected_requests(account: Account) -> list[Row]:
             row[key] = None if row[key] in {"never", "n/a"} else row[key]
         for key in ("start_ts", "last_event_ts"):
             row[key] = row[key].replace("Z", ".000000Z")
-        row["prospect_info"] = {k: text(v) for k, v in row["prospect_info"].items()}
+        sent = {name: text(value) for name, value in row["prospect_info"].items()}
+        info = {f"prospect-{name}": None for name in (*PROSPECT_INFO, *questions)}
+        row["prospect_info"] = {name: sent.pop(name, None) for name in info}
+        row["prospect_info"]["extra"] = sent or None
         return row
 
     return [expect(request) for request in all_requests(account)]

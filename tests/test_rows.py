@@ -81,32 +81,56 @@ def test_what_does_not_fit_goes_to_extra_under_its_own_name(field: str, sent: ob
     assert row["id"] == "11"
 
 
-def test_what_does_not_fit_in_an_object_stays_in_it() -> None:
+def test_what_does_not_fit_in_an_object_goes_to_the_extra_of_the_object() -> None:
     (row,) = sessions(
         {
             **SESSION,
             "viewer_info": {
+                "devices": 2,
                 "viewer_count": "3",
                 "max_viewer_count": "many",
                 "locations": ["Leeds", 7],
-                "devices": 2,
                 "extra": 1,
             },
-        },
+        }
     )
     assert row["viewer_info"] == {
         "viewer_count": 3,
         "max_viewer_count": None,
         "locations": None,
-        "devices": 2,
-        "extra": {"max_viewer_count": "many", "locations": ["Leeds", 7], "extra": 1},
+        "extra": {
+            "devices": 2,
+            "max_viewer_count": "many",
+            "locations": ["Leeds", 7],
+            "extra": 1,
+        },
     }
     assert row["extra"] is None
 
 
-def test_what_is_no_object_is_put_into_one() -> None:
-    (row,) = sessions({**SESSION, "viewer_info": [1, 2]})
-    assert row["viewer_info"] == {"viewer_info": [1, 2]}
+@pytest.mark.parametrize("sent", [{}, {"viewer_info": None}, {"viewer_info": {}}])
+def test_an_object_always_has_all_its_keys(sent: Row) -> None:
+    (row,) = sessions({**SESSION, **sent})
+    assert row["viewer_info"] == {
+        "viewer_count": None,
+        "max_viewer_count": None,
+        "locations": None,
+        "extra": None,
+    }
+
+
+@pytest.mark.parametrize("sent", [[1, 2], "Leeds", 0, False, ""])
+def test_what_is_not_an_object_is_in_the_extra_of_the_object(sent: object) -> None:
+    (row,) = sessions({**SESSION, "viewer_info": sent})
+    assert row["viewer_info"]["extra"] == {"viewer_info": sent}
+    assert row["extra"] is None
+
+
+def test_keys_are_in_the_order_of_the_schema() -> None:
+    (row,) = sessions({"viewer_info": {"locations": [], "viewer_count": 1}, "log": [], **SESSION})
+    properties = schema("usage_sessions")["properties"]
+    assert list(row) == list(properties)
+    assert list(row["viewer_info"]) == list(properties["viewer_info"]["properties"])
 
 
 def test_a_number_beyond_a_double_becomes_text() -> None:

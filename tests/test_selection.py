@@ -5,33 +5,38 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tap_crankwheel.tap import TapCrankWheel
 from tap_crankwheel.windows import format_timestamp
 from tests.support import (
     NOW,
     Output,
+    Row,
+    all_requests,
+    canonical,
     captured,
     config_for,
+    expected_requests,
     sync,
 )
 
 if TYPE_CHECKING:
-    import pytest
-
     from tap_crankwheel.sandbox.server import Sandbox
 
 
-def test_custom_questions_are_declared(sandbox: Sandbox) -> None:
+def test_a_named_question_is_a_field_and_another_one_is_in_extra(sandbox: Sandbox) -> None:
     output = sync(
-        config_for(sandbox, custom_questions=["team-size", "name"]),
-        select=("demo_requests",),
+        config_for(sandbox, custom_questions=["team-size", "name"]), select=("demo_requests",)
     )
-    (schema,) = (m["schema"] for m in output.messages if m["type"] == "SCHEMA")
-    declared = schema["properties"]["prospect_info"]["properties"]
-    assert declared["prospect-team-size"]["type"] == ["string", "null"]
-    assert "entered" in declared["prospect-name"]["description"]
-    assert "prospect-has-crm" not in declared
-    assert any("prospect-has-crm" in r["prospect_info"] for r in output.records["demo_requests"])
+    (declared,) = (m["schema"] for m in output.messages if m["type"] == "SCHEMA")
+    fields = declared["properties"]["prospect_info"]["properties"]
+    assert list(fields)[-2:] == ["prospect-team-size", "extra"]
+    assert fields["prospect-team-size"]["type"] == ["null", "string"]
+    assert "entered" in fields["prospect-name"]["description"]
+    assert canonical(output.records["demo_requests"], "id") == canonical(
+        expected_requests(sandbox.account, ("team-size",)), "id"
+    )
 
 
 def test_deselecting_prospect_info_removes_all_of_it(sandbox: Sandbox) -> None:
@@ -49,53 +54,41 @@ def test_deselecting_prospect_info_removes_all_of_it(sandbox: Sandbox) -> None:
     assert "prospect" not in "".join(lines)
 
 
-FLAT = {"flattening_enabled": True, "flattening_max_depth": 1}
-
-
-def test_flattening_makes_columns_of_declared_fields_and_text_of_open_objects(
-    sandbox: Sandbox,
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("questions", [[], ["team-size", "has-crm"]], ids=["none", "named"])
+def test_flattened_rows_have_the_columns_of_their_schema(
+    sandbox: Sandbox, depth: int, questions: list[str]
 ) -> None:
-    questions = ["team-size", "has-crm"]
     plain = sync(config_for(sandbox, custom_questions=questions))
-    flat = sync(config_for(sandbox, custom_questions=questions, **FLAT))
-    columns = {m["stream"]: m["schema"]["properties"] for m in flat.messages if "schema" in m}
-    for stream, field in (
-        ("usage_sessions", "log"),
-        ("account_stats", "stats"),
-        ("agent_stats", "stats"),
-        *((stream, "extra") for stream in columns),
-    ):
-        assert columns[stream][field]["type"] == ["string", "null"]
-        for was, row in zip(plain.records[stream], flat.records[stream], strict=True):
-            assert (None if row[field] is None else json.loads(row[field])) == was[field]
-            undeclared = set(row) - set(columns[stream])
-            assert all(row[name] is None for name in undeclared)  # an object that is null
-    for was, row in zip(plain.records["demo_requests"], flat.records["demo_requests"], strict=True):
-        for question in questions:
-            name = f"prospect-{question}"
-            assert row[f"prospect_info__{name}"] == was["prospect_info"][name]
-    for was, row in zip(
-        plain.records["usage_sessions"],
-        flat.records["usage_sessions"],
-        strict=True,
-    ):
-        if was["viewer_info"]:
-            assert row["viewer_info__max_viewer_count"] == was["viewer_info"]["max_viewer_count"]
-            assert json.loads(row["viewer_info__locations"]) == was["viewer_info"]["locations"]
+    config = config_for(sandbox, custom_questions=questions, **flat(depth))
+    output = sync(config)
+    columns = {m["stream"]: m["schema"]["properties"] for m in output.messages if "schema" in m}
+    assert set(output.records) == set(columns)
+    for stream, rows in output.records.items():
+        assert {tuple(row) for row in rows} == {tuple(columns[stream])}
+        for was, row in zip(plain.records[stream], rows, strict=True):
+            assert unflattened(row) == was
+    if depth:
+        names = set(columns["demo_requests"])
+        asked = {"prospect_info__prospect-team-size", "prospect_info__prospect-has-crm"}
+        assert names & asked == (asked if questions else set())
 
 
-def test_flattening_names_the_questions_that_it_leaves_out_once(
-    sandbox: Sandbox,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    sync(config_for(sandbox, window_days=1, **FLAT), select=("demo_requests",))
-    (warning,) = [r.getMessage() for r in caplog.records if "custom_questions" in r.getMessage()]
-    assert warning.endswith("add them to custom_questions: has-crm, team-size")
-    caplog.clear()
-    questions = ["has-crm", "team-size"]
-    sync(config_for(sandbox, custom_questions=questions, **FLAT), select=("demo_requests",))
-    sync(config_for(sandbox), select=("demo_requests",))
-    assert "custom_questions" not in caplog.text
+def flat(depth: int) -> Row:
+    return {"flattening_enabled": True, "flattening_max_depth": depth}
+
+
+def unflattened(row: Row) -> Row:
+    """Return what a flattened row was, written without the SDK's code."""
+    result: Row = {}
+    for column, value in row.items():
+        *parents, name = column.split("__")
+        place = result
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        nested = name in {"extra", "stats", "log", "locations", "viewer_info", "prospect_info"}
+        place[name] = json.loads(value) if nested and isinstance(value, str) else value
+    return result
 
 
 def test_stream_maps_work_on_every_stream(sandbox: Sandbox) -> None:
@@ -116,3 +109,20 @@ def test_stream_maps_work_on_every_stream(sandbox: Sandbox) -> None:
     assert {row["domain"] for row in output.records["users"]} == {"example.com"}
     assert len(output.records["users"]) == len(sandbox.account.users) - 1
     assert output.bookmarks["usage_sessions"] == format_timestamp(NOW)
+
+
+def test_stream_maps_can_rename_what_is_in_an_object(sandbox: Sandbox) -> None:
+    maps = {
+        "demo_requests": {
+            "prospect_phone": "prospect_info['prospect-phone']",
+            "prospect_info": "__NULL__",
+        }
+    }
+    output = sync(config_for(sandbox, stream_maps=maps), select=("demo_requests",))
+    (declared,) = (m["schema"] for m in output.messages if m["type"] == "SCHEMA")
+    assert declared["properties"]["prospect_phone"]["type"] == ["string", "null"]
+    phones = [r["prospect_info"]["prospect-phone"] for r in all_requests(sandbox.account)]
+    assert sorted(row["prospect_phone"] for row in output.records["demo_requests"]) == sorted(
+        phones
+    )
+    assert not any("-" in name for row in output.records["demo_requests"] for name in row)

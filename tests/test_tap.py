@@ -73,6 +73,11 @@ def told(result: Ended) -> str:
         ({"window_days": 0}, "window_days has to be at least 1"),
         ({"lookback_days": -1}, "lookback_days has to be at least 0"),
         ({"custom_questions": "shoesize"}, "custom_questions"),
+        ({"custom_questions": ["x" * 40]}, "custom_questions holds an id of more than 39 bytes"),
+        ({"custom_questions": ["é" * 20]}, "custom_questions holds an id of more than 39 bytes"),
+        ({"custom_questions": [""]}, "or an empty one"),
+        ({"custom_questions": ["shoe-size", "Shoe_Size"]}, "the same column as 'shoe-size'"),
+        ({"custom_questions": ["utm_source"]}, "the same column as 'utm-source'"),
         ({"api_url": "meeting.is/ss/api"}, "api_url is not a URL: write it with its scheme"),
         ({"api_url": "https://"}, "api_url is not a URL"),
         ({"api_url": "ftp://meeting.is"}, "api_url is not a URL"),
@@ -305,7 +310,7 @@ def test_a_setting_that_is_null_has_its_default(
     tmp_path: Path,
     setting: str,
 ) -> None:
-    result = run(tmp_path, {**config_for(sandbox), setting: None}, "--test")
+    result = run(tmp_path, {**config_for(sandbox), setting: None})
     assert result.exit_code == 0
     assert '"ACTIVATE_VERSION"' in result.stdout
 

@@ -15,10 +15,10 @@ from tests.support import (
 )
 
 
-def test_the_version_is_activated_once_the_list_has_arrived(sandbox: Sandbox) -> None:
+def test_the_version_is_activated_after_the_rows(sandbox: Sandbox) -> None:
     output = sync(config_for(sandbox))
     kinds = [kind for kind, stream in output.types if stream == "users"]
-    assert kinds == ["SCHEMA", "ACTIVATE_VERSION", *["RECORD"] * len(sandbox.account.users)]
+    assert kinds == ["SCHEMA", *["RECORD"] * len(sandbox.account.users), "ACTIVATE_VERSION"]
     versions = {m.get("version") for m in output.messages if m.get("stream") == "users"}
     assert len(versions - {None}) == 1
     others = [m for m in output.messages if m["type"] == "RECORD" and m["stream"] != "users"]

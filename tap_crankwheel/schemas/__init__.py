@@ -1,1 +1,9 @@
-"""JSON schemas, one a stream: what leaves the tap, and the types that payloads are read by."""
+"""A JSON schema for each stream, under its name."""
+
+from __future__ import annotations
+
+import sys
+
+from singer_sdk import SchemaDirectory
+
+SCHEMAS = SchemaDirectory(sys.modules[__name__])
