@@ -191,7 +191,9 @@ def sync(
 
 
 def days(account: Account) -> list[datetime]:
-    return [account.start + timedelta(days=n) for n in range(account.days + 1)]
+    return [
+        account.start + timedelta(days=n) for n in range((account.now - account.start).days + 1)
+    ]
 
 
 def all_sessions(account: Account) -> list[Row]:

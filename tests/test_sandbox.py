@@ -52,7 +52,7 @@ def test_demo_usage(sandbox: Sandbox) -> None:
 
 
 def test_without_a_range_the_last_28_days_are_answered(sandbox: Sandbox) -> None:
-    sandbox.account.days = 40
+    sandbox.account = small_account(days=40)
     answer = call(sandbox, "GET", "usage").json()
     starts = [session["start_date"] for session in answer["sessions"]]
     assert (NOW - timedelta(days=28)).isoformat()[:16] <= min(starts) < "2026-08-06"
@@ -161,3 +161,26 @@ def test_the_sandbox_holds_what_makes_it_hard() -> None:
         assert any(r[field] == nothing for r in requests)
     assert any("prospect-team-size" in r["prospect_info"] for r in requests)
     assert not all(str(s).isascii() for s in sessions)
+
+
+def test_time_changes_nothing_but_what_still_runs_or_is_open() -> None:
+    account = small_account(days=3)
+    before: dict[str, Row] = {}
+    changed = set()
+    for hour in range(60):
+        account.fixed_now = NOW + timedelta(hours=hour)
+        items = {str(s["session_id"]): s for s in all_sessions(account)}
+        for request in all_requests(account):  # two that are alike change alike
+            items[request["start_ts"] + request["prospect_info"]["prospect-phone"]] = request
+        settled = {
+            key: item
+            for key, item in before.items()
+            if item.get("session_ended") or item.get("handled_by")
+        }
+        assert before.keys() <= items.keys()  # nothing disappears, or moves
+        for key, item in settled.items():
+            final = {**items[key], "last_event_ts": item.get("last_event_ts")}
+            assert final == {**item, "last_event_ts": item.get("last_event_ts")}
+        changed |= {key for key, item in before.items() if items[key] != item}
+        before = items
+    assert len(changed) > 5

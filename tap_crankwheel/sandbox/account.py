@@ -43,8 +43,12 @@ class Account:
         seed: Makes another account of the same kind.
         agents: How many agents present; two more users never do.
         sessions_per_day: Sessions on a working day, on average; a weekend day has a tenth.
-        days: How many days of history there are.
+        days: How many days of history there are when the account is made.
         fixed_now: The moment the account is looked at; None for the clock's now.
+
+    Attributes:
+        users: The users, by email.
+        start: The midnight at which the history begins, UTC.
     """
 
     seed: int = 6  # with all that makes an account hard, also when it is small
@@ -53,8 +57,11 @@ class Account:
     days: int = 60
     fixed_now: datetime | None = None
     users: dict[str, Row] = field(init=False)
+    start: datetime = field(init=False)
 
     def __post_init__(self) -> None:
+        midnight = self.now.replace(hour=0, minute=0, second=0, microsecond=0)
+        self.start = midnight - timedelta(days=self.days)
         self._remembered = lru_cache(maxsize=64)(self._sessions)
         emails = [f"agent{n + 1}@example.com" for n in range(self.agents)]
         self.users = {
@@ -74,18 +81,12 @@ class Account:
         """The moment the account is looked at, UTC."""
         return self.fixed_now or datetime.now(timezone.utc)
 
-    @property
-    def start(self) -> datetime:
-        """The midnight at which the history begins, UTC."""
-        midnight = self.now.replace(hour=0, minute=0, second=0, microsecond=0)
-        return midnight - timedelta(days=self.days)
-
     def sessions(self, day: date) -> list[Row]:
         """Return the sessions that started on a day, UTC, in the form of `/usage_new`."""
         if self.fixed_now is None:
             return self._sessions(day)
         # Neighbouring ranges ask for the same days, and a busy account is slow to make.
-        shape = (self.seed, self.agents, self.sessions_per_day, self.days, self.fixed_now)
+        shape = (self.seed, self.agents, self.sessions_per_day, self.start, self.fixed_now)
         return self._remembered(day, shape)
 
     def _sessions(self, day: date, _shape: object = None) -> list[Row]:
@@ -124,7 +125,7 @@ class Account:
                 "max_viewer_count": viewers,
                 "locations": places,
             },
-            "log": shared,
+            "log": [entry for entry in shared if entry["at"] <= _text(self.now)],
         }
         if n % 11 == 5:  # most keys can be missing
             for key in ("agent_name", "webcam_s", "viewer_info", "log"):
@@ -150,8 +151,11 @@ class Account:
         agent, bucket = rng.randrange(self.agents), rng.choice(list(AVAILABILITY))
         chance, average = AVAILABILITY[bucket]
         wait = int(rng.expovariate(1 / average))
-        handled = rng.random() < chance and start + timedelta(seconds=wait) <= self.now
-        last = start + timedelta(seconds=wait + int(rng.expovariate(1 / 900)) if handled else 60)
+        # Drawn whether or not it has happened yet, so that later requests of the day stay the same.
+        taken = rng.random() < chance
+        handled = taken and start + timedelta(seconds=wait) <= self.now
+        activity = int(rng.expovariate(1 / 900)) if taken else 0
+        last = start + timedelta(seconds=wait + activity if handled else 60)
         confirmed = rng.random() < 0.8
         shared = rng.random() < 0.7
         person, place = rng.randrange(10**6), rng.choice(LOCATIONS)
@@ -171,8 +175,10 @@ class Account:
         if rng.random() < 0.6:
             prospect["prospect-utm-source"] = rng.choice(SOURCES)
             prospect["prospect-utm-campaign"] = rng.choice(CAMPAIGNS)
+        employees = rng.choice((12, "10-20", "200+")) if taken else None
+        accepted_from = rng.choice(("extension", "email")) if taken else None
         if handled:
-            prospect["prospect-enrich-company-employees"] = rng.choice((12, "10-20", "200+"))
+            prospect["prospect-enrich-company-employees"] = employees
         request: Row = {
             "start_ts": seconds_text(start),
             "last_event_ts": seconds_text(min(last, self.now)),
@@ -180,7 +186,7 @@ class Account:
             "seconds_to_respond": wait if handled else "never",
             "call_confirmed": confirmed if handled else "n/a",
             "screenshared": shared if handled and confirmed else "n/a",
-            "accepted_from": rng.choice(("extension", "email")) if handled else "n/a",
+            "accepted_from": accepted_from if handled else "n/a",
             "prospect_info": prospect,
             "twice": rng.random() < 0.05,
         }

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 into_duckdb = pytest.mark.skipif(
     sys.version_info >= (3, 14),
-    reason="With the DuckDB that there is for Python 3.14, target-duckdb loses the first row of "
-    "each load until https://github.com/jwills/target-duckdb/pull/58 is released.",
+    reason="DuckDB 1.2 has no build for Python 3.14, and with a later one target-duckdb loses the "
+    "first row of each load, until https://github.com/jwills/target-duckdb/pull/58 is released.",
 )
 
 
