@@ -19,7 +19,7 @@ from typing_extensions import override
 from tap_crankwheel.errors import CrankWheelError, RangeRefusedError, ShapeError
 from tap_crankwheel.rows import ObjectParser
 from tap_crankwheel.schemas import SCHEMAS
-from tap_crankwheel.windows import Window, format_timestamp, halve, parse_timestamp, split
+from tap_crankwheel.windows import Window, format_timestamp, halve, parse_timestamp, periods, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -51,23 +51,25 @@ class Run:
         settings: The settings.
         client: What makes the requests of all streams.
         clock: What tells the time.
+        logger: The tap's logger.
         started_at: When the run began, UTC.
     """
 
     settings: Settings
     client: Client
     clock: Clock
+    logger: logging.Logger
     started_at: datetime = field(init=False)
-    _logged: bool = field(default=False, init=False)
+    _logged: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.started_at = datetime.fromtimestamp(self.clock.time(), timezone.utc)
 
-    def log_costs(self, logger: logging.Logger) -> None:
-        """Log what the run cost, once."""
-        if not self._logged:
-            self._logged = True
-            logger.info("%s", self.client.throttle)
+    def log_once(self, level: int, message: str) -> None:
+        """Log what concerns the whole run, though each stream may come upon it."""
+        if message not in self._logged:
+            self._logged.add(message)
+            self.logger.log(level, "%s", message)
 
 
 class CrankWheelStream(Stream):
@@ -87,7 +89,6 @@ class CrankWheelStream(Stream):
         schema = self.declare(SCHEMAS.get_schema(self.name), run.settings)
         super().__init__(tap, schema=schema)
         self.run = run
-        self.tap_logger = tap.logger
         self.state_writer = tap.state_writer
 
     @classmethod
@@ -126,7 +127,7 @@ class CrankWheelStream(Stream):
     @override
     def log_sync_costs(self) -> None:
         """Log the run's totals, once. The SDK asks each stream at the end."""
-        self.run.log_costs(self.tap_logger)
+        self.run.log_once(logging.INFO, str(self.run.client.throttle))
 
     @override
     def log(self, message: str, *args: Any, level: int = logging.INFO, **kwargs: Any) -> None:
@@ -227,7 +228,12 @@ class WindowedStream(CrankWheelStream, Generic[T]):
     def _history(self, bookmark: datetime | None) -> Window:
         """Return the range to read, starting `lookback_days` before the bookmark."""
         settings, now = self.run.settings, self.run.started_at
-        start = settings.start_date or now - DEFAULT_HISTORY
+        start = settings.start_date or self._default_start()
+        if bookmark is None and settings.start_date is None:
+            self.run.log_once(
+                logging.INFO,
+                "start_date is not set: a first run reads the last 28 days. Set it to read more.",
+            )
         if bookmark is not None:
             if bookmark > now:
                 self.logger.warning(
@@ -238,6 +244,16 @@ class WindowedStream(CrankWheelStream, Generic[T]):
             since = min(bookmark, now) - settings.lookback
             start = max(since, start) if settings.start_date else since
         return Window(start, min(settings.end_date or now, now))
+
+    def _default_start(self) -> datetime:
+        """Return the start of the period that holds the moment 28 days ago.
+
+        On the boundary of a period, the statistics of the first one count what the other streams
+        read.
+        """
+        settings, now = self.run.settings, self.run.started_at
+        recent = Window(now - DEFAULT_HISTORY, now)
+        return next(periods(recent, settings.stats_period, settings.timezone)).start
 
     def _complete(self, window: Window, last: datetime | None) -> None:
         """Move the bookmark and write the state.

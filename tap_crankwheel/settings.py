@@ -45,7 +45,7 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         th.DateTimeType,
         title="Start date",
         description="The earliest moment to read, ISO 8601; a date is its midnight UTC. "
-        "Without it the first run reads the last 28 days.",
+        "Without it the first run reads the last 28 days, from the start of a period on.",
     ),
     th.Property(
         "end_date",
@@ -57,11 +57,11 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
     th.Property(
         "lookback_days",
         th.IntegerType(minimum=0, maximum=3650),
-        default=1,
+        default=7,
         title="Lookback days",
         description="How many days before the bookmark are read again at every run, since "
-        "running sessions and open demo requests still change. Raise it if requests are "
-        "worked on for longer.",
+        "running sessions and open demo requests still change. Raise it if requests are taken "
+        "later than a week after they are made; each day costs a few requests a run.",
     ),
     th.Property(
         "window_days",

@@ -26,6 +26,7 @@ class PeriodParser:
 
     Args:
         unit: The kind of the periods, one of `PERIODS`.
+        zone: The name of the time zone whose calendar they follow.
         session_schema: The schema of usage_sessions.
         account_schema: The schema of account_stats.
     """
@@ -33,10 +34,11 @@ class PeriodParser:
     def __init__(
         self,
         unit: str,
+        zone: str,
         session_schema: Mapping[str, Any],
         account_schema: Mapping[str, Any],
     ) -> None:
-        self._unit = unit
+        self._kind = {"period": unit, "timezone": zone}
         self._parse_session = ObjectParser(session_schema, computed=["id"])
         computed = account_schema["properties"].keys() - {"stats"}
         self._parse_account = ObjectParser(account_schema, computed)
@@ -93,7 +95,7 @@ class PeriodParser:
 
     def _head(self, period: Window) -> Row:
         start, end = map(format_timestamp, period)
-        return {"period": self._unit, "period_start": start, "period_end": end}
+        return {**self._kind, "period_start": start, "period_end": end}
 
     def _durations(self, period: Window, usage: Answer) -> dict[str, list[Any]]:
         """Return the seconds of each session that starts in a period, by agent.

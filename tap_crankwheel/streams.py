@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from tap_crankwheel.history import USAGE, CrankWheelStream, EventStream, Windowe
 from tap_crankwheel.rows import ObjectParser
 from tap_crankwheel.schemas import SCHEMAS
 from tap_crankwheel.statistics import PeriodParser
-from tap_crankwheel.windows import Window, periods
+from tap_crankwheel.windows import Window, format_timestamp, periods
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,27 @@ class UsageSessions(EventStream):
     primary_keys = ("id",)
     replication_key = "start_date"
     parse_events = staticmethod(payloads.usage_sessions)
+
+    @override
+    def rows(self, window: Window, answer: list[Answer]) -> Iterator[Row]:
+        """Yield the sessions of a window, and count those that the next run will not read."""
+        settings, now = self.run.settings, self.run.started_at
+        behind = format_timestamp(min(settings.end_date or now, now) - settings.lookback)
+        for row in super().rows(window, answer):
+            self._left_behind += row["session_ended"] is False and row["start_date"] < behind
+            yield row
+
+    @override
+    def records(self) -> Iterator[Record]:
+        self._left_behind = 0
+        yield from super().records()
+        if self._left_behind:
+            self.logger.warning(
+                "%s: %d sessions that still run began more than lookback_days before the end of "
+                "this run, so that the next one does not read how they end: raise lookback_days.",
+                self.name,
+                self._left_behind,
+            )
 
 
 class DemoRequests(EventStream):
@@ -77,6 +99,7 @@ class StatsStream(WindowedStream["tuple[Answer, Answer]"]):
         super().__init__(tap, run)
         self._parser = PeriodParser(
             run.settings.stats_period,
+            run.settings.timezone.name,
             session_schema=SCHEMAS.get_schema(UsageSessions.name),
             account_schema=SCHEMAS.get_schema(AccountStats.name),
         )
@@ -86,7 +109,14 @@ class StatsStream(WindowedStream["tuple[Answer, Answer]"]):
         if history.start >= history.end:
             return []
         settings = self.run.settings
-        return list(periods(history, settings.stats_period, settings.timezone))
+        found = list(periods(history, settings.stats_period, settings.timezone))
+        if found[0].start < history.start == settings.start_date:
+            self.run.log_once(
+                logging.INFO,
+                "start_date lies within a period: the statistics count all of it, from "
+                f"{format_timestamp(found[0].start)} on; the other streams begin at start_date.",
+            )
+        return found
 
     @override
     def bookmark(self, window: Window) -> datetime:
@@ -113,7 +143,7 @@ class AgentStats(StatsStream):
     """Statistics of each agent."""
 
     name = "agent_stats"
-    primary_keys = ("period", "period_start", "email")
+    primary_keys = ("period", "timezone", "period_start", "email")
 
     def __init__(self, tap: Tap, run: Run) -> None:
         super().__init__(tap, run)
@@ -147,7 +177,7 @@ class AccountStats(StatsStream):
     """
 
     name = "account_stats"
-    primary_keys = ("period", "period_start")
+    primary_keys = ("period", "timezone", "period_start")
 
     def __init__(self, tap: Tap, run: Run, agents: AgentStats) -> None:
         super().__init__(tap, run)

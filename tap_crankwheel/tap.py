@@ -53,7 +53,7 @@ class TapCrankWheel(CommandLineTap):
             user_agent=f"{self.name}/{self.plugin_version}",
             clock=self._clock,
         )
-        run = Run(settings, client, self._clock)
+        run = Run(settings, client, self._clock, self.logger)
         agent_stats = streams.AgentStats(self, run)
         return [
             streams.AccountStats(self, run, agent_stats),

@@ -102,6 +102,22 @@ class ScriptedSandbox(Sandbox):
         return self._scripted("users")
 
 
+class Warehouse:
+    """What a target that upserts by key holds after some runs."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[tuple[Any, ...], Row]] = {name: {} for name in STREAMS}
+
+    def load(self, output: Output) -> None:
+        keys = {m["stream"]: m["key_properties"] for m in output.messages if m["type"] == "SCHEMA"}
+        for stream, records in output.records.items():
+            for record in records:
+                self.tables[stream][tuple(record[key] for key in keys[stream])] = record
+
+    def __getitem__(self, stream: str) -> list[Row]:
+        return list(self.tables[stream].values())
+
+
 def small_account(**kwargs: Any) -> Account:
     return Account(**{"agents": 4, "sessions_per_day": 12, "days": 20, "fixed_now": NOW, **kwargs})
 

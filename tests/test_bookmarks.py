@@ -14,6 +14,7 @@ from tests.support import (
     FakeClock,
     Output,
     Row,
+    ScriptedSandbox,
     all_sessions,
     canonical,
     captured,
@@ -119,7 +120,7 @@ def test_without_start_date_an_old_bookmark_is_not_cut_short(sandbox: Sandbox) -
     del config["start_date"]
     state = state_at(usage_sessions="2026-06-02T00:00:00.000000Z")
     sync(config, state=state, select=("usage_sessions",), clock=FakeClock(NOW))
-    assert min(ranges(sandbox, "usage"))[0].date().isoformat() == "2026-05-31"
+    assert min(ranges(sandbox, "usage"))[0].date().isoformat() == "2026-05-25"  # and 23:59:59
 
 
 def test_the_bookmark_does_not_move_back(sandbox: Sandbox) -> None:
@@ -212,7 +213,7 @@ def test_a_daily_run_asks_for_no_more_than_the_lookback_needs(sandbox: Sandbox) 
     first = sync(config, clock=FakeClock(NOW))
     sandbox.requests.clear()
     sync(config, state=first.state, clock=FakeClock(NOW + timedelta(days=1)))
-    assert len(sandbox.requests) == 9  # the README states this number
+    assert len(sandbox.requests) == 23  # the README states this number
 
 
 def test_full_table_replication_ignores_the_bookmark(sandbox: Sandbox) -> None:
@@ -253,3 +254,26 @@ def test_a_clock_that_differs_from_the_servers_costs_nothing(
     seen = [row for row in union.values() if row["start_date"] <= format_timestamp(here)]
     numbers = {s["session_id"] for s in all_sessions(sandbox.account)}
     assert {row["session_id"] for row in seen} >= numbers
+
+
+def test_sessions_that_the_next_run_will_not_finish_are_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def session(number: int, start: str, *, ended: bool) -> Row:
+        return {
+            "session_id": number,
+            "email": "ann@example.com",
+            "start_date": start,
+            "session_ended": ended,
+        }
+
+    sessions = [
+        session(1, "2026-08-20T10:00:00Z", ended=False),
+        session(2, "2026-08-25T15:19:59Z", ended=False),
+        session(3, "2026-08-25T15:20:00Z", ended=False),  # a week before the end of the run
+        session(4, "2026-08-20T10:00:00Z", ended=True),
+    ]
+    with ScriptedSandbox(usage={"sessions": sessions}).running() as sandbox:
+        sync(config_for(sandbox), select=("usage_sessions",))
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warning.startswith("usage_sessions: 2 sessions that still run began more than lookback")

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
 from tests.support import (
-    STREAMS,
     Output,
     Row,
     ScriptedSandbox,
+    Warehouse,
     canonical,
     config_for,
     expected_requests,
@@ -35,29 +35,6 @@ from tests.support import (
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-KEYS = {
-    "account_stats": ("period", "period_start"),
-    "agent_stats": ("period", "period_start", "email"),
-    "demo_requests": ("id",),
-    "usage_sessions": ("id",),
-    "users": ("email",),
-}
-
-
-class Warehouse:
-    """What a target that upserts by key holds after some runs."""
-
-    def __init__(self) -> None:
-        self.tables: dict[str, dict[tuple[Any, ...], Row]] = {name: {} for name in STREAMS}
-
-    def load(self, output: Output) -> None:
-        for stream, records in output.records.items():
-            for record in records:
-                self.tables[stream][tuple(record[key] for key in KEYS[stream])] = record
-
-    def __getitem__(self, stream: str) -> list[Row]:
-        return list(self.tables[stream].values())
 
 
 def check(warehouse: Warehouse, sandbox: Sandbox, whole: Output) -> None:

@@ -37,6 +37,10 @@ def test_a_run_says_what_it_does_in_a_dozen_lines(sandbox: Sandbox, tmp_path: Pa
     weeks = "2026-08-31 00:00 to 2026-09-07 00:00 UTC"
     days = "2026-08-26 00:00 to 2026-09-01 15:20 UTC"
     assert lines == [
+        (
+            "start_date lies within a period: the statistics count all of it, from "
+            "2026-08-10T00:00:00.000000Z on; the other streams begin at start_date."
+        ),
         f"account_stats: reading {asked} from 127.0.0.1, windows: 4",
         f"account_stats: window 4 of 4 done, {weeks}, 4 records",
         f"agent_stats: reading {asked} from 127.0.0.1, windows: 4",

@@ -31,7 +31,7 @@ DAY = Window(
 
 
 def stats(usage: Row, demo_usage: Row | None = None) -> tuple[Row, list[Row]]:
-    parser = PeriodParser("day", schema("usage_sessions"), schema("account_stats"))
+    parser = PeriodParser("day", "UTC", schema("usage_sessions"), schema("account_stats"))
     agents = parser.agents(DAY, answer(usage))
     demo_answer = answer(demo_usage or {"sessions": []})
     return parser.account(DAY, answer(usage), demo_answer, agents), agents
@@ -56,6 +56,7 @@ def test_what_starts_in_the_period_is_counted() -> None:
     ]
     assert account == {
         "period": "day",
+        "timezone": "UTC",
         "period_start": "2026-08-30T00:00:00.000000Z",
         "period_end": "2026-08-31T00:00:00.000000Z",
         "meetings": 3,

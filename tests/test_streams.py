@@ -137,6 +137,7 @@ def test_statistics_by_period_and_zone(
         )
         records = sync(config, select=("account_stats", "agent_stats")).records
     rows = records["account_stats"]
+    assert {(r["period"], r["timezone"]) for rs in records.values() for r in rs} == {(unit, zone)}
     assert [
         (r["period_start"][5:16], r["period_end"][5:16], r["meetings"], r["total_seconds"])
         for r in rows
@@ -215,14 +216,35 @@ def test_the_endpoint_is_a_setting(sandbox: Sandbox) -> None:
     )
 
 
-def test_without_start_date_the_last_28_days_are_read(sandbox: Sandbox) -> None:
-    config = config_for(sandbox)
-    del config["start_date"], config["end_date"]
-    sync(config, select=("usage_sessions",), clock=FakeClock(NOW))
-    asked = ranges(sandbox, "usage")
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        ({}, "2026-08-04T00:00:00Z"),
+        ({"timezone": "America/New_York"}, "2026-08-04T04:00:00Z"),
+        ({"stats_period": "month"}, "2026-08-01T00:00:00Z"),
+        ({"stats_period": "hour"}, "2026-08-04T15:00:00Z"),
+    ],
+    ids=str,
+)
+def test_without_start_date_a_run_begins_with_the_period_of_28_days_ago(
+    settings: Row, start: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with Sandbox(small_account(days=60)).running() as sandbox:
+        config = config_for(sandbox, **settings)
+        del config["start_date"], config["end_date"]
+        records = sync(config, clock=FakeClock(NOW)).records
+        asked = ranges(sandbox, "usage")
+        sessions = [s for s in all_sessions(sandbox.account) if s["start_date"] >= start]
     second = timedelta(seconds=1)
-    assert min(asked)[0] == NOW - timedelta(days=28) - second
+    assert min(asked)[0] == parse_timestamp(start) - second
     assert max(asked)[1] == NOW + second
+    # The statistics count what the other streams hold, but for the second on each side.
+    meetings = sum(row["meetings"] for row in records["account_stats"])
+    held = [r for r in records["usage_sessions"] if r["start_date"] >= start]
+    assert meetings == len(held) == len(sessions)
+    assert caplog.text.count("start_date is not set: a first run reads the last 28 days") == 1
+    assert "lies within a period" not in caplog.text
 
 
 def test_a_stream_that_is_not_selected_asks_for_nothing(sandbox: Sandbox) -> None:
