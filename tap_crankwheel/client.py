@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import responses
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -23,6 +22,7 @@ from tap_crankwheel.errors import (
     NotJSONError,
     RangeRefusedError,
 )
+from tap_crankwheel.throttle import Throttle
 from tap_crankwheel.windows import MARGIN, query
 
 if TYPE_CHECKING:
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
     from tap_crankwheel.auth import CrankWheelAuthenticator
     from tap_crankwheel.payloads import Answer
+    from tap_crankwheel.throttle import Clock
     from tap_crankwheel.windows import Window
 
-#: Attempts per request; total seconds of waiting between them.
+#: Attempts per request, those aside that waited for a rate limit as long as the API asked; total
+#: seconds of waiting between them.
 MAX_ATTEMPTS = 8
 MAX_WAIT = 3600.0
 
@@ -51,63 +53,6 @@ _REFUSES_RANGE = {
 logger = logging.getLogger("tap-crankwheel.client")
 
 
-class Clock(Protocol):
-    """What the tap needs of the module `time`, which is the clock of a real run."""
-
-    def time(self) -> float:
-        """Return the seconds since 1970, UTC."""
-
-    def monotonic(self) -> float:
-        """Return the seconds since some moment; they never go back."""
-
-    def sleep(self, seconds: float, /) -> None:
-        """Wait."""
-
-
-class Throttle:
-    """Counts the requests of a run, and holds them back while the API limits their rate.
-
-    It is shared by the threads that make requests.
-
-    Attributes:
-        requests: How many requests were sent.
-        retries: How many of them were retries.
-        waited: For how many seconds no request could begin.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self.requests = 0
-        self.retries = 0
-        self.waited = 0.0
-        self._clock = clock
-        self._until = 0.0
-        self._lock = threading.Lock()
-
-    def __str__(self) -> str:
-        return (
-            f"{self.requests} requests, {self.retries} retries; "
-            f"waited {self.waited:.0f} s for rate limits"
-        )
-
-    def pause(self, seconds: float) -> None:
-        """Let no request begin for some seconds. Pauses that overlap count once."""
-        with self._lock:
-            now = self._clock.monotonic()
-            longer = now + seconds - max(self._until, now)
-            if longer > 0:
-                self.waited += longer
-                self._until = now + seconds
-
-    def begin(self, *, retry: bool) -> None:
-        """Wait until a request may begin, and count it."""
-        # Again after each wait: another thread may have made the pause longer.
-        while (left := self._until - self._clock.monotonic()) > 0:
-            self._clock.sleep(left)
-        with self._lock:
-            self.requests += 1
-            self.retries += retry
-
-
 class Client:
     """The API over HTTP. It only ever sends GET, and threads may share it.
 
@@ -115,6 +60,7 @@ class Client:
         url: The URL of the API, such as `https://meeting.is/ss/api`.
         auth: Adds the API key to each request.
         timeout: Seconds of silence from the server after which an attempt has failed.
+        parallel: How many requests may be under way at a time.
         user_agent: The value of the header User-Agent.
         clock: What tells the time and waits.
 
@@ -123,16 +69,17 @@ class Client:
         host: The host that requests go to.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - four of them have defaults
         self,
         url: str,
         auth: CrankWheelAuthenticator,
         *,
         timeout: float = 90,
+        parallel: int = 4,
         user_agent: str = "tap-crankwheel",
         clock: Clock = time,
     ) -> None:
-        self.throttle = Throttle(clock)
+        self.throttle = Throttle(clock, parallel)
         self.host = str(urlsplit(url).hostname)
         self._url = url.rstrip("/")
         self._auth = auth
@@ -169,34 +116,40 @@ class Client:
         name = f"GET {path} for {window}" if window else f"GET {path}"
         params = query(window, margin) if window else None
         started = self._clock.monotonic()
-        attempt, slow, waited = 0, 0, 0.0
+        attempts, failures, slow, waited = 0, 0, 0, 0.0
         while True:
-            attempt += 1
-            self.throttle.begin(retry=attempt > 1)
+            attempts += 1
             try:
-                return self._attempt(path, params)
+                with self.throttle.request(retry=attempts > 1):
+                    return self._attempt(path, params)
             except FailedAttemptError as error:
                 can_be_shorter = error.slow and divisible
                 slow += can_be_shorter
-                wait = error.wait or 2.0**attempt  # a past date gives no wait: use the delay
+                failures += not (error.rate_limited and error.wait)
+                wait = error.wait or 2.0**failures  # a past date gives no wait: use the delay
                 waited += wait
-                if attempt == MAX_ATTEMPTS or waited > MAX_WAIT or slow > 1:
+                if failures == MAX_ATTEMPTS or waited > MAX_WAIT or slow > 1:
                     seconds = self._clock.monotonic() - started
                     kind = RangeRefusedError if can_be_shorter else CrankWheelError
                     raise kind(
-                        f"{name} failed {attempt} times in {seconds:.0f} seconds, at last: "
-                        f"{error.reason}.",
+                        f"{name} failed {attempts} times in {seconds:.0f} seconds, at last: "
+                        f"{error.reason}."
                     ) from None
-                wait += random.random()  # noqa: S311 - jitter, so that threads part
-                if error.rate_limited:
-                    self.throttle.pause(wait)
-                logger.warning(
-                    "%s, attempt %d of %d: %s; the next in %.0f seconds",
-                    *(name, attempt, MAX_ATTEMPTS, error.reason, wait),
-                )
-                self._clock.sleep(wait)
+                self._wait(name, error, failures, wait + random.random())  # noqa: S311 - jitter
             except CrankWheelError as error:
                 raise type(error)(f"{name}: {error.message}") from None
+
+    def _wait(self, name: str, error: FailedAttemptError, failures: int, seconds: float) -> None:
+        """Wait before the next attempt; for a rate limit, let the other requests wait as well."""
+        if not error.rate_limited:
+            logger.warning(
+                "%s, attempt %d of %d: %s; the next in %.0f seconds",
+                *(name, failures, MAX_ATTEMPTS, error.reason, seconds),
+            )
+            self._clock.sleep(seconds)
+            return
+        first = self.throttle.pause(seconds)  # the last line of the log has the sum
+        logger.log(logging.WARNING if first else logging.DEBUG, "%s: %s", name, error.reason)
 
     def _attempt(self, path: str, params: dict[str, str] | None) -> Answer:
         """Send one request and parse its answer. The text of its errors may hold the key."""

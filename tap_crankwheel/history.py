@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from singer_sdk import Tap
     from singer_sdk.helpers.types import Context, Record
 
-    from tap_crankwheel.client import Client, Clock
+    from tap_crankwheel.client import Client
     from tap_crankwheel.payloads import Answer, Event
     from tap_crankwheel.rows import Row
     from tap_crankwheel.settings import Settings
+    from tap_crankwheel.throttle import Clock
 
 T = TypeVar("T")
 

@@ -119,8 +119,8 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         th.IntegerType(minimum=1, maximum=10),
         default=4,
         title="Parallel requests",
-        description="How many windows are requested at a time. Lower it to 1 if the API limits "
-        "the rate of requests.",
+        description="How many windows are requested at a time. Where the API limits the rate of "
+        "requests, the tap makes fewer by itself, and the log's last line says so.",
     ),
     th.Property(
         "request_timeout",

@@ -12,7 +12,7 @@ from typing_extensions import override
 from tap_crankwheel import streams
 from tap_crankwheel.auth import CrankWheelAuthenticator
 from tap_crankwheel.cli import CommandLineTap
-from tap_crankwheel.client import Client, Clock
+from tap_crankwheel.client import Client
 from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.history import Run, WindowedStream
 from tap_crankwheel.settings import CONFIG_SCHEMA, EPOCH
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from singer_sdk import Stream
     from singer_sdk.helpers.capabilities import CapabilitiesEnum
+
+    from tap_crankwheel.throttle import Clock
 
 
 class TapCrankWheel(CommandLineTap):
@@ -50,6 +52,7 @@ class TapCrankWheel(CommandLineTap):
             settings.api_url,
             CrankWheelAuthenticator(settings.api_key),
             timeout=settings.request_timeout,
+            parallel=settings.max_parallel_requests,
             user_agent=f"{self.name}/{self.plugin_version}",
             clock=self._clock,
         )

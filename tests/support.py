@@ -61,7 +61,9 @@ class FakeClock:
 
     def sleep(self, seconds: float, /) -> None:
         self.pauses.append(seconds)
-        self.advance(seconds)
+        end = self._passed + seconds
+        with self._lock:  # those that sleep at the same time sleep side by side
+            self._passed = max(self._passed, end)
 
 
 class QuickTap(TapCrankWheel):

@@ -108,7 +108,8 @@ def test_retries_and_waits_are_logged_at_the_end(
     waited = clock.pauses[0]
     assert waited >= 30
     assert caplog.records[-1].getMessage() == (
-        f"3 requests, 2 retries; waited {waited:.0f} s for rate limits"
+        f"3 requests, 2 retries; waited {waited:.0f} s for rate limits: max_parallel_requests is "
+        f"too high for this API, which answered {60 / sum(clock.pauses):.0f} requests a minute"
     )
 
 
