@@ -371,7 +371,7 @@ def test_the_readmes_way_without_meltano(
 
     first = len(sandbox.requests)
     assert shell(each_run) == 0
-    assert len(sandbox.requests) - first == 7  # the lookback, not the history
+    assert len(sandbox.requests) - first == 19  # the lookback, not the history
     sandbox.behaviour = Behaviour(faults=itertools.repeat("403"))
     assert shell(each_run) == 1
     assert bookmarks() == after
