@@ -19,6 +19,7 @@ from tap_crankwheel import payloads
 from tap_crankwheel.errors import (
     CrankWheelError,
     FailedAttemptError,
+    NoAccessError,
     NotJSONError,
     RangeRefusedError,
 )
@@ -193,9 +194,9 @@ class Client:
             raise FailedAttemptError(answered, wait=wait, slow=slow)
         if status in _REFUSES_RANGE:
             raise RangeRefusedError(f"{answered}: it refuses the request, perhaps its range.")
-        raise CrankWheelError(
-            f"{answered}: {self._advice(status, response.headers.get('Location'))}.",
-        )
+        no_access = status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+        kind = NoAccessError if no_access else CrankWheelError
+        raise kind(f"{answered}: {self._advice(status, response.headers.get('Location'))}.")
 
     def _advice(self, status: int, location: str | None) -> str:
         """Return what to do about a status that no retry would change."""

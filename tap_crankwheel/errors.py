@@ -22,6 +22,10 @@ class RangeRefusedError(CrankWheelError):
     """The API does not answer for a range of time, but may answer for a shorter one."""
 
 
+class NoAccessError(CrankWheelError):
+    """The key may not read a path, or the account does not have it."""
+
+
 class FailedAttemptError(Exception):
     """One attempt at a request failed in a way that another attempt may mend.
 
@@ -57,8 +61,10 @@ class ShapeError(ValueError):
     Args:
         message: What is wrong, without any value of the answer.
         path: The path that was requested, where it is not the stream's own.
+        missing: Whether something is not there at all, which another endpoint may have.
     """
 
-    def __init__(self, message: str, *, path: str | None = None) -> None:
+    def __init__(self, message: str, *, path: str | None = None, missing: bool = False) -> None:
         super().__init__(f"{path}: {message}" if path else message)
         self.path = path
+        self.missing = missing

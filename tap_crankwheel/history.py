@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import threading
 from abc import abstractmethod
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -40,6 +41,8 @@ USAGE = "/{usage_endpoint}"
 
 #: How far back the API itself goes when it is asked without a range (docs).
 DEFAULT_HISTORY = timedelta(days=28)
+
+_FIELD_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 PROGRESS_INTERVAL = 60.0  # seconds
 
@@ -91,6 +94,12 @@ class CrankWheelStream(Stream):
         super().__init__(tap, schema=schema)
         self.run = run
         self.state_writer = tap.state_writer
+        self._objects = [k for k, field in schema["properties"].items() if "properties" in field]
+
+    @property
+    def request_path(self) -> str:
+        """The path, with the endpoint that the settings name."""
+        return self.path.format(usage_endpoint=self.run.settings.usage_endpoint)
 
     @classmethod
     def declare(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:  # noqa: ARG003
@@ -107,15 +116,25 @@ class CrankWheelStream(Stream):
 
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:
+        unknown: Counter[str] = Counter()
         try:
             # Up to the limit of `--test`: the SDK logs an error for a stream that reaches it.
-            yield from itertools.islice(self.records(), self.ABORT_AT_RECORD_COUNT)
+            for record in itertools.islice(self.records(), self.ABORT_AT_RECORD_COUNT):
+                unknown.update(_named(record["extra"]))
+                for name in self._objects:
+                    unknown.update(f"{name}.{field}" for field in _named(record[name]["extra"]))
+                yield record
         except ShapeError as error:
             raise self._unexpected(error) from None
+        if unknown:
+            self.logger.info(
+                "%s: the API sends more than the tap knows, which is in `extra`: %s",
+                *(self.name, ", ".join(f"{name} ({n})" for name, n in sorted(unknown.items()))),
+            )
 
     def _unexpected(self, error: ShapeError) -> CrankWheelError:
         advice = "Check api_url; if it is right, the API is not as the tap knows it"
-        if (error.path or self.path) == USAGE:
+        if error.missing and (error.path or self.path) == USAGE:
             other = {"usage": "usage_new", "usage_new": "usage"}[self.run.settings.usage_endpoint]
             advice += f", and setting usage_endpoint to {other} may help"
         return CrankWheelError(f"{self.name}: {error}. {advice}.")
@@ -286,7 +305,7 @@ class EventStream(WindowedStream["list[Answer]"]):
     @override
     def records(self) -> Iterator[Record]:
         #: The identities in the last answer, with the contents that were emitted for each.
-        self._last: dict[str, tuple[str | None, ...]] = {}
+        self._last: dict[str, tuple[str, ...]] = {}
         return super().records()
 
     @override
@@ -296,10 +315,9 @@ class EventStream(WindowedStream["list[Answer]"]):
     @override
     def fetch(self, window: Window) -> list[Answer]:
         """Request a window, and if the API refuses it, its halves."""
-        path = self.path.format(usage_endpoint=self.run.settings.usage_endpoint)
         halves = halve(window)
         try:
-            return [self.run.client.get(path, window, divisible=bool(halves))]
+            return [self.run.client.get(self.request_path, window, divisible=bool(halves))]
         except RangeRefusedError as error:
             if not halves:
                 raise RangeRefusedError(
@@ -319,7 +337,7 @@ class EventStream(WindowedStream["list[Answer]"]):
         touch would be emitted twice.
         """
         for part in answer:
-            current: dict[str, tuple[str | None, ...]] = {}
+            current: dict[str, tuple[str, ...]] = {}
             for identity, content, row in self.parse_events(part, self._parse_row):
                 emitted = current.get(identity) or self._last.get(identity, ())
                 current[identity] = emitted
@@ -327,6 +345,12 @@ class EventStream(WindowedStream["list[Answer]"]):
                     continue
                 if emitted:
                     row["id"] = f"{identity}-{len(emitted) + 1}"
+                    if row.get("session_id") is not None:
+                        self.run.log_once(
+                            logging.WARNING,
+                            f"{self.name}: session_id is not unique: sessions that share one have "
+                            "an id with a number at its end.",
+                        )
                 current[identity] = (*emitted, content)
                 yield row
             self._last = current
@@ -356,6 +380,11 @@ class _Progress:
             "%s: window %d of %d done, %s, %d records",
             *(self._name, self._done, self._windows, window, self.records),
         )
+
+
+def _named(extra: dict[str, Any] | None) -> Iterable[str]:
+    """Return the names in an `extra`, but for those that may be a person's and not a field's."""
+    return (name if _FIELD_NAME.fullmatch(name) else "…" for name in extra or ())
 
 
 def read_ahead(

@@ -31,6 +31,13 @@ NULL_WORDS = {
     "accepted_from": "n/a",
 }
 
+#: What other APIs call a count or a flag of how much there is beyond a page. This one describes no
+#: pages; should it have them all the same, rows must not be missing without a word.
+_SAYS_MORE = {
+    "count", "has_more", "has_next", "next", "next_cursor", "next_page", "next_page_token", "total",
+    "total_count", "total_sessions", "truncated",
+}  # fmt: skip
+
 # What targets refuse, and would refuse again at every run: U+0000 and halves of surrogate pairs. An
 # escape is matched as a whole, so that in "\\u0000" the second backslash starts nothing.
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
@@ -45,13 +52,12 @@ class Event(NamedTuple):
 
     Attributes:
         identity: What the event is known by: the row's `id`, if no other event shares it.
-        content: Tells events that share an identity apart. None where the identity is the API's
-            own number, which no other event can share.
+        content: Tells events that share an identity apart.
         row: The event's row.
     """
 
     identity: str
-    content: str | None
+    content: str
     row: Row
 
 
@@ -109,9 +115,9 @@ def usage_sessions(answer: Answer, parse_row: ObjectParser) -> Iterator[Event]:
         _require(row, "start_date", "session")
         if row["session_id"] is not None:
             number = row["session_id"]
-        content = None
         if type(number) is int or (type(number) is str and number):
             row["id"] = str(number)
+            content = row["start_date"]  # whether a number is unique is undocumented
         else:
             _require(row, "email", "session")
             row["id"] = _digest(row["email"], row["start_date"])
@@ -182,14 +188,26 @@ def users(answer: Answer, parse_row: ObjectParser) -> list[Row]:
 
 
 def session_items(answer: Answer) -> list[msgspec.Raw]:
-    """Return the raw items of an answer's `sessions`; raise ShapeError where it has none."""
+    """Return the raw items of an answer's `sessions`.
+
+    Raises:
+        ShapeError: The answer has none, or says that there are more.
+    """
     document = _require_object(answer)
     if "sessions" not in document:
-        raise ShapeError("the answer has no `sessions`")
+        raise ShapeError("the answer has no `sessions`", missing=True)
     try:
-        return _list_decoder.decode(document["sessions"]) or []
+        items = _list_decoder.decode(document["sessions"]) or []
     except msgspec.ValidationError as error:
         raise ShapeError("`sessions` is not a list") from error
+    for name in _SAYS_MORE & document.keys():
+        value = _parse_raw(document[name])
+        if value > len(items) if type(value) is int else value:
+            raise ShapeError(
+                f"`{name}` says that the list is cut, and how to read the rest is undocumented: "
+                "set a lower window_days or a shorter stats_period"
+            )
+    return items
 
 
 def beside_sessions(answer: Answer) -> Row:
@@ -235,7 +253,8 @@ def _parse_item(raw: msgspec.Raw, kind: str) -> Row:
 
 def _require(row: Row, field: str, kind: str) -> None:
     if row[field] is None:
-        raise ShapeError(f"a {kind} has no usable `{field}`")
+        missing = field not in (row["extra"] or {})
+        raise ShapeError(f"a {kind} has no usable `{field}`", missing=missing)
 
 
 def _digest(*parts: object) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -30,6 +31,9 @@ INVALID = object()
 _INT64 = range(-(2**63), 2**63)
 _Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Number = _Integer | Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+#: Epochs from here on (2001) are milliseconds: as seconds, they would lie beyond the year 9999.
+_EPOCH_MILLISECONDS = 1e12
+_LEAP_SECOND = re.compile(r"(.*\d\d:\d\d):60(.*)")
 _CANONICAL = re.compile(r"....-..-..T..:..:..\.......Z")
 
 
@@ -98,16 +102,28 @@ def _parse_text(value: object) -> object:
 
 
 def _parse_timestamp(value: object) -> object:
-    """Read ISO 8601, in UTC without an offset, or epoch seconds: the form is undocumented."""
+    """Read ISO 8601 or RFC 822, in UTC without an offset, or an epoch; the form is undocumented."""
     if type(value) is str and _CANONICAL.fullmatch(value):
         return value if _convert(value, datetime) is not INVALID else INVALID
+    number = _convert(value, float)
+    if isinstance(number, float) and abs(number) >= _EPOCH_MILLISECONDS:
+        value = number / 1000
     moment = _convert(value, datetime)
     try:
         if moment is INVALID and isinstance(value, str):
-            moment = parse_timestamp(value)
+            moment = _parse_text_timestamp(value)
         return format_timestamp(to_utc(moment)) if isinstance(moment, datetime) else INVALID
-    except ValueError:
+    except (OverflowError, ValueError):
         return INVALID
+
+
+def _parse_text_timestamp(text: str) -> datetime:
+    if text[:1].isalpha():
+        return parsedate_to_datetime(text)  # RFC 822; its ValueError is the caller's
+    text = text.removesuffix("UTC").rstrip().replace(" +", "+").replace(" -", "-")
+    if leap := _LEAP_SECOND.match(text):
+        return parse_timestamp(f"{leap[1]}:59{leap[2]}") + timedelta(seconds=1)
+    return parse_timestamp(text)
 
 
 def _parse_object(value: object) -> object:

@@ -6,6 +6,7 @@ API's own `stats` hold is passed on as it came, since the names in it are undocu
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from tap_crankwheel.errors import ShapeError
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from tap_crankwheel.payloads import Answer
     from tap_crankwheel.rows import Row
     from tap_crankwheel.windows import Window
+
+
+#: The seconds of each session, by the agent's email; None where a session has none.
+Durations = dict[str | None, list[Any]]
 
 
 class PeriodParser:
@@ -43,42 +48,65 @@ class PeriodParser:
         computed = account_schema["properties"].keys() - {"stats"}
         self._parse_account = ObjectParser(account_schema, computed)
 
-    def account(self, period: Window, usage: Answer, demo_usage: Answer, agents: list[Row]) -> Row:
-        """Return the account's row for a period.
+    def durations(self, period: Window, usage: Answer) -> Durations:
+        """Return the seconds of each session that starts in a period, by the agent's email.
 
-        Args:
-            period: The period.
-            usage: The answer of `/usage` for it.
-            demo_usage: The answer of `/demo_usage` for it.
-            agents: The agents' rows for the period.
-
-        Raises:
-            ShapeError: One of the answers is not such an answer.
-        """
-        canceled, rest = _canceled_requests(demo_usage)
-        row = self._parse_account(beside_sessions(usage) | rest)
-        row |= self._head(period)
-        row["meetings"] = sum(agent["meetings"] for agent in agents)
-        row["total_seconds"] = _total(agent["total_seconds"] for agent in agents)
-        row["canceled_demo_requests"] = canceled
-        return row
-
-    def agents(self, period: Window, usage: Answer) -> list[Row]:
-        """Return a row for each agent with sessions that start in a period, by email.
+        A session that is still running counts with its duration so far, if the API sends one. Of
+        an ended session the seconds are None if the API does not send them.
 
         Args:
             period: The period.
             usage: The answer of `/usage` for it; sessions outside the period do not count.
 
         Raises:
-            ShapeError: It is not such an answer, or a session has no start or no email.
+            ShapeError: It is not such an answer, or a session has no start, or neither number nor
+                email.
         """
-        durations = self._durations(period, usage)
-        entries: dict[str, list[tuple[str, object]]] = {email: [] for email in durations}
+        start, end = map(format_timestamp, period)
+        durations: Durations = {}
+        seen = set()
+        for identity, content, session in usage_sessions(usage, self._parse_session):
+            if (identity, content) in seen or not start <= session["start_date"] < end:
+                continue
+            seen.add((identity, content))
+            running = session["session_ended"] is False
+            seconds = 0 if running and session["duration"] is None else session["duration"]
+            durations.setdefault(session["email"], []).append(seconds)
+        return durations
+
+    def account(
+        self, period: Window, usage: Answer, demo_usage: Answer, durations: Durations
+    ) -> Row:
+        """Return the account's row for a period.
+
+        Args:
+            period: The period.
+            usage: The answer of `/usage` for it.
+            demo_usage: The answer of `/demo_usage` for it; null if the account has none.
+            durations: What `durations` returns for it.
+
+        Raises:
+            ShapeError: One of the answers is not such an answer.
+        """
+        canceled, rest = (None, {}) if demo_usage is None else _canceled_requests(demo_usage)
+        row = self._parse_account(beside_sessions(usage) | rest)
+        row |= self._head(period)
+        row["meetings"] = sum(map(len, durations.values()))
+        row["total_seconds"] = _total(itertools.chain.from_iterable(durations.values()))
+        row["canceled_demo_requests"] = canceled
+        return row
+
+    def agents(self, period: Window, usage: Answer, durations: Durations) -> list[Row]:
+        """Return a row for each agent with sessions that start in a period, by email.
+
+        The arguments are those of `account`.
+        """
+        entries: dict[str, list[tuple[str, object]]] = {
+            email: [] for email in durations if email is not None
+        }
         _collect_entries(beside_sessions(usage).get("stats"), "", entries)
         rows = []
-        for email in sorted(durations):
-            found = entries[email]
+        for email, found in sorted(entries.items()):
             entry = found[0][1] if len(found) == 1 else dict(found) or None
             fits = entry is None or isinstance(entry, dict)
             rows.append(
@@ -89,33 +117,13 @@ class PeriodParser:
                     "total_seconds": _total(durations[email]),
                     "stats": entry if fits else None,
                     "extra": None if fits else {"stats": entry},
-                },
+                }
             )
         return rows
 
     def _head(self, period: Window) -> Row:
         start, end = map(format_timestamp, period)
         return {**self._kind, "period_start": start, "period_end": end}
-
-    def _durations(self, period: Window, usage: Answer) -> dict[str, list[Any]]:
-        """Return the seconds of each session that starts in a period, by agent.
-
-        A session that is still running counts with its duration so far, if the API sends one. Of
-        an ended session the seconds are None if the API does not send them.
-        """
-        start, end = map(format_timestamp, period)
-        durations: dict[str, list[Any]] = {}
-        seen = set()
-        for identity, content, session in usage_sessions(usage, self._parse_session):
-            if (identity, content) in seen or not start <= session["start_date"] < end:
-                continue
-            seen.add((identity, content))
-            if session["email"] is None:
-                raise ShapeError("a session has no usable `email`")
-            running = session["session_ended"] is False
-            seconds = 0 if running and session["duration"] is None else session["duration"]
-            durations.setdefault(session["email"], []).append(seconds)
-        return durations
 
 
 def _total(seconds: Iterable[Any]) -> object:

@@ -11,12 +11,12 @@ import msgspec
 from typing_extensions import override
 
 from tap_crankwheel import payloads
-from tap_crankwheel.errors import RangeRefusedError
+from tap_crankwheel.errors import CrankWheelError, NoAccessError, RangeRefusedError
 from tap_crankwheel.history import USAGE, CrankWheelStream, EventStream, WindowedStream
 from tap_crankwheel.rows import ObjectParser
 from tap_crankwheel.schemas import SCHEMAS
 from tap_crankwheel.statistics import PeriodParser
-from tap_crankwheel.windows import Window, format_timestamp, periods
+from tap_crankwheel.windows import MARGIN, Window, format_timestamp, periods
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tap_crankwheel.payloads import Answer
     from tap_crankwheel.rows import Row
     from tap_crankwheel.settings import Settings
+    from tap_crankwheel.statistics import Durations
 
 DEMO_USAGE = "/demo_usage"
 
@@ -73,6 +74,15 @@ class DemoRequests(EventStream):
     primary_keys = ("id",)
     replication_key = "start_ts"
     parse_events = staticmethod(payloads.demo_requests)
+
+    @override
+    def fetch(self, window: Window) -> list[Answer]:
+        try:
+            return super().fetch(window)
+        except NoAccessError as error:
+            raise CrankWheelError(
+                f"{error.message} If your plan has no demo requests, deselect {self.name}."
+            ) from None
 
     @classmethod
     @override
@@ -123,20 +133,32 @@ class StatsStream(WindowedStream["tuple[Answer, Answer]"]):
         """Return the period's start: it may be unfinished, and is read again."""
         return window.start
 
-    def request(self, period: Window, *, with_demo_usage: bool) -> tuple[Answer, Answer]:
-        """Request a period, up to its end or now: `/usage`, and `/demo_usage` where asked for."""
+    @override
+    def records(self) -> Iterator[Record]:
+        self._without_email = 0
+        yield from super().records()
+        if self._without_email:
+            self.run.log_once(
+                logging.WARNING,
+                f"{self._without_email} sessions have no email: they count for the account, and "
+                "agent_stats has no row for them.",
+            )
+
+    def get(self, path: str, period: Window, margin: timedelta = MARGIN) -> Answer:
+        """Request a period, up to its end or now."""
         asked = Window(period.start, min(period.end, self.run.started_at))
-        path = self.path.format(usage_endpoint=self.run.settings.usage_endpoint)
-        get = self.run.client.get
         try:
-            usage = get(path, asked)
-            # No margin: a bare count cannot be trimmed to the period.
-            demo_usage = get(DEMO_USAGE, asked, margin=timedelta(0)) if with_demo_usage else None
+            return self.run.client.get(path, asked, margin=margin)
         except RangeRefusedError as error:
             raise RangeRefusedError(
-                f"{error.message} Set stats_period to a shorter period, or a later start_date.",
+                f"{error.message} Set stats_period to a shorter period, or a later start_date."
             ) from None
-        return usage, demo_usage
+
+    def count(self, period: Window, usage: Answer) -> Durations:
+        """Return the seconds of the sessions in a period, by email."""
+        durations = self._parser.durations(period, usage)
+        self._without_email += len(durations.get(None, ()))
+        return durations
 
 
 class AgentStats(StatsStream):
@@ -155,16 +177,15 @@ class AgentStats(StatsStream):
 
     @override
     def fetch(self, window: Window) -> tuple[Answer, Answer]:
-        if window in self._received:
-            return None, None
-        return self.request(window, with_demo_usage=False)
+        return (None if window in self._received else self.get(self.request_path, window)), None
 
     @override
     def rows(self, window: Window, answer: tuple[Answer, Answer]) -> list[Row]:
         if (received := self._received.pop(window, None)) is not None:
             rows: list[Row] = msgspec.json.decode(received)
             return rows
-        return self._parser.agents(window, answer[0])
+        usage, _ = answer
+        return self._parser.agents(window, usage, self.count(window, usage))
 
 
 class AccountStats(StatsStream):
@@ -185,15 +206,25 @@ class AccountStats(StatsStream):
 
     @override
     def fetch(self, window: Window) -> tuple[Answer, Answer]:
-        return self.request(window, with_demo_usage=True)
+        usage = self.get(self.request_path, window)
+        try:
+            # No margin: a bare count cannot be trimmed to the period.
+            return usage, self.get(DEMO_USAGE, window, timedelta(0))
+        except NoAccessError:
+            self.run.log_once(
+                logging.WARNING,
+                f"{self.name}: canceled_demo_requests is null, since the API gives no access to "
+                f"{DEMO_USAGE}. That is right if your plan has no demo requests.",
+            )
+            return usage, None
 
     @override
     def rows(self, window: Window, answer: tuple[Answer, Answer]) -> list[Row]:
         usage, demo_usage = answer
-        agents = self._parser.agents(window, usage)
+        durations = self.count(window, usage)
         if self._agents.selected:
-            self._agents.receive(window, agents)
-        return [self._parser.account(window, usage, demo_usage, agents)]
+            self._agents.receive(window, self._parser.agents(window, usage, durations))
+        return [self._parser.account(window, usage, demo_usage, durations)]
 
 
 class Users(CrankWheelStream):

@@ -18,6 +18,7 @@ from tests.support import (
     STREAMS,
     FakeClock,
     Output,
+    Row,
     ScriptedSandbox,
     canonical,
     captured,
@@ -217,6 +218,59 @@ def test_an_answer_of_another_shape(stream: str, document: object, message: str)
     assert message in caught.value.message
     kinds = {kind for kind, _ in Output(lines).types}
     assert kinds <= {"SCHEMA", "STATE"}
+
+
+@pytest.mark.parametrize(
+    ("session", "advised"),
+    [
+        ({"session_id": 1}, True),  # it may be called something else by the other endpoint
+        ({"start_date": "2026-08-30T10:00:00Z"}, True),
+        ({"session_id": 1, "start_date": "soon"}, False),
+    ],
+)
+def test_the_other_endpoint_is_advised_only_where_it_may_help(
+    session: object,
+    advised: bool,  # noqa: FBT001
+) -> None:
+    with ScriptedSandbox(usage={"sessions": [session]}).running() as sandbox:
+        error = ends_with(sandbox, "usage_sessions")
+    assert ("usage_endpoint" in error.message) == advised
+
+
+@pytest.mark.parametrize("status", ["403", "404"])
+def test_a_plan_without_demo_requests_costs_only_their_count(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture, status: str
+) -> None:
+    sandbox.behaviour = Behaviour(no_access={"demo_usage": int(status)})
+    select = ("account_stats", "agent_stats", "usage_sessions", "users")
+    records = sync(config_for(sandbox), select=select).records
+    assert {row["canceled_demo_requests"] for row in records["account_stats"]} == {None}
+    assert records["usage_sessions"]
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warning.startswith("account_stats: canceled_demo_requests is null")
+    error = ends_with(sandbox, "demo_requests")
+    assert "If your plan has no demo requests, deselect demo_requests." in error.message
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{"has_more": True}, {"next_page": "/usage?page=2"}, {"total": 7}, {"total_count": 7}],
+    ids=str,
+)
+@pytest.mark.parametrize("stream", ["usage_sessions", "demo_requests", "account_stats"])
+def test_an_answer_that_says_it_is_cut_ends_the_stream(stream: str, beside: Row) -> None:
+    document = {"sessions": [], **beside}
+    with ScriptedSandbox(usage=document, demo_usage=document).running() as sandbox:
+        error = ends_with(sandbox, stream)
+    assert f"{stream}: " in error.message
+    assert f"`{next(iter(beside))}` says that the list is cut" in error.message
+
+
+def test_what_says_that_nothing_is_cut_is_no_error() -> None:
+    document = {"sessions": [], "has_more": False, "next_page": None, "total": 0, "count": 0}
+    with ScriptedSandbox(usage=document).running() as sandbox:
+        rows = sync(config_for(sandbox), select=("account_stats",)).records["account_stats"]
+    assert rows[0]["extra"] == {"has_more": False, "next_page": None, "total": 0, "count": 0}
 
 
 # --- ranges --------------------------------------------------------------------------------------

@@ -131,6 +131,16 @@ def test_a_session_that_is_listed_twice_is_one() -> None:
     assert "11" in ids
 
 
+def test_sessions_that_share_a_number_are_both_kept(caplog: pytest.LogCaptureFixture) -> None:
+    first = event("2026-08-02T10:00:00Z", "2026-08-02T11:00:00Z", session_id=11)
+    second = event("2026-08-02T12:00:00Z", "2026-08-02T13:00:00Z", session_id=11)
+    with serving([first, second], SELECTS["start"]) as sandbox:
+        output = sync(config_for(sandbox, start_date=START), select=("usage_sessions",))
+    rows = output.records["usage_sessions"]
+    assert [(row["id"], row["session_id"]) for row in rows] == [("11", 11), ("11-2", 11)]
+    assert caplog.text.count("session_id is not unique") == 1
+
+
 def test_sessions_that_share_agent_and_start_keep_an_id_each() -> None:
     bare = event("2026-08-02T10:00:00Z", "2026-08-02T11:00:00Z")
     with serving([{**bare, "duration": n} for n in range(3)], SELECTS["start"]) as sandbox:

@@ -47,6 +47,11 @@ def test_a_run_says_what_it_does_in_a_dozen_lines(sandbox: Sandbox, tmp_path: Pa
         f"agent_stats: window 4 of 4 done, {weeks}, {counts['agent_stats']} records",
         f"demo_requests: reading {asked} from 127.0.0.1, windows: 3",
         f"demo_requests: window 3 of 3 done, {days}, {counts['demo_requests']} records",
+        (
+            "demo_requests: the API sends more than the tap knows, which is in `extra`: "
+            f"prospect_info.prospect-has-crm ({counts['demo_requests']}), "
+            f"prospect_info.prospect-team-size ({counts['demo_requests']})"
+        ),
         f"usage_sessions: reading {asked} from 127.0.0.1, windows: 3",
         f"usage_sessions: window 3 of 3 done, {days}, {counts['usage_sessions']} records",
         "users: reading from 127.0.0.1",
@@ -148,3 +153,35 @@ def test_an_empty_range_is_logged(sandbox: Sandbox, caplog: pytest.LogCaptureFix
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert warning.startswith("usage_sessions: nothing to read, since start_date")
     assert sandbox.requests == []
+
+
+def test_unknown_fields_are_named_without_values_and_without_names_of_people(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    session = {"session_id": 1, "email": "ann@example.com", "start_date": "2026-08-30T10:00:00Z"}
+    sessions = [
+        {**session, "rating": 5, "viewer_info": {"devices": ["phone"]}},
+        {**session, "session_id": 2, "rating": 4, "bob@example.com": "secret", "duration": "long"},
+    ]
+    document = {"sessions": sessions, "currency": "EUR"}
+    with ScriptedSandbox(usage=document, demo_usage={"sessions": []}).running() as sandbox:
+        config = config_for(sandbox, start_date="2026-08-30", end_date="2026-08-31")
+        sync(config, select=("usage_sessions", "account_stats"))
+    lines = [r.getMessage() for r in caplog.records if "more than the tap knows" in r.getMessage()]
+    says = "the API sends more than the tap knows, which is in `extra`:"
+    assert lines == [
+        f"account_stats: {says} currency (1)",
+        f"usage_sessions: {says} duration (1), rating (2), viewer_info.devices (1), … (1)",
+    ]
+
+
+def test_sessions_without_email_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    session = {"session_id": 1, "start_date": "2026-08-30T10:00:00Z"}
+    with ScriptedSandbox(usage={"sessions": [session]}).running() as sandbox:
+        output = sync(config_for(sandbox, start_date="2026-08-30"))
+    assert [row["id"] for row in output.records["usage_sessions"]] == ["1"]
+    assert sum(row["meetings"] for row in output.records["account_stats"]) == 1
+    assert not output.records["agent_stats"]
+    (warning,) = [r.getMessage() for r in caplog.records if "no email" in r.getMessage()]
+    assert warning.startswith("1 sessions have no email: they count for the account")

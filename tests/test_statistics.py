@@ -32,9 +32,12 @@ DAY = Window(
 
 def stats(usage: Row, demo_usage: Row | None = None) -> tuple[Row, list[Row]]:
     parser = PeriodParser("day", "UTC", schema("usage_sessions"), schema("account_stats"))
-    agents = parser.agents(DAY, answer(usage))
-    demo_answer = answer(demo_usage or {"sessions": []})
-    return parser.account(DAY, answer(usage), demo_answer, agents), agents
+    usage_answer, demo_answer = answer(usage), answer(demo_usage or {"sessions": []})
+    durations = parser.durations(DAY, usage_answer)
+    return (
+        parser.account(DAY, usage_answer, demo_answer, durations),
+        parser.agents(DAY, usage_answer, durations),
+    )
 
 
 def test_what_starts_in_the_period_is_counted() -> None:
@@ -129,6 +132,19 @@ def test_a_sum_that_no_number_holds_is_null() -> None:
         assert {agent["total_seconds"] for agent in agents} == {None}
 
 
+def test_a_session_without_email_counts_for_the_account() -> None:
+    account, agents = stats(
+        {
+            "sessions": [
+                {"session_id": 1, "start_date": "2026-08-30T10:00:00Z", "duration": 60},
+                {**IN_PERIOD[0], "duration": 30},
+            ]
+        }
+    )
+    assert (account["meetings"], account["total_seconds"]) == (2, 90)
+    assert [(agent["email"], agent["meetings"]) for agent in agents] == [("a", 1)]
+
+
 def test_a_session_that_is_listed_twice_counts_once() -> None:
     account, _ = stats({"sessions": [*IN_PERIOD, *IN_PERIOD]})
     assert account["meetings"] == 3
@@ -153,7 +169,7 @@ def test_what_else_an_answer_holds_is_kept() -> None:
     [
         ({"error": "no"}, None),
         ({"sessions": [{"email": "a"}]}, None),
-        ({"sessions": [{"session_id": 1, "start_date": "2026-08-30T10:00:00Z"}]}, None),
+        ({"sessions": [{"start_date": "2026-08-30T10:00:00Z"}]}, None),
         ({"sessions": []}, {"error": "no"}),
     ],
 )

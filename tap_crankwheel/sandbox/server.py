@@ -50,6 +50,7 @@ class Behaviour:
             `429:7` with a Retry-After; `reset`, `truncate`, `html`, `slow:2` seconds, or
             `redirect:` and a URL.
         error_body: The body of an answer that a fault makes.
+        no_access: The status of each path that the key may not read, such as `demo_usage`.
     """
 
     latency: float = 0.0
@@ -61,6 +62,7 @@ class Behaviour:
     wrap_users: bool = False
     faults: Iterator[str | None] = field(default_factory=lambda: iter(()))
     error_body: bytes = b'{"error": "made up"}'
+    no_access: dict[str, int] = field(default_factory=dict)
 
 
 class Sandbox(ThreadingHTTPServer):
@@ -201,6 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.headers.get("Authorization") != f"Basic {API_KEY}":
             self._answer(HTTPStatus.UNAUTHORIZED, {"error": "unauthorized"})
+        elif name in behaviour.no_access:
+            self._answer(behaviour.no_access[name], {"error": "no access"})
         elif name == "user_access" and not base:
             self._user_access(unquote(item), body)
         elif name not in histories or base or item or self.command != "GET":
