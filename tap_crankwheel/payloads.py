@@ -202,7 +202,8 @@ def session_items(answer: Answer) -> list[msgspec.Raw]:
         raise ShapeError("`sessions` is not a list") from error
     for name in _SAYS_MORE & document.keys():
         value = _parse_raw(document[name])
-        if value > len(items) if type(value) is int else value:
+        pointer = type(value) is str and value and name.startswith("next")
+        if value is True or pointer or (type(value) is int and value > len(items)):
             raise ShapeError(
                 f"`{name}` says that the list is cut, and how to read the rest is undocumented: "
                 "set a lower window_days or a shorter stats_period"
