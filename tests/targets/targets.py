@@ -287,7 +287,13 @@ TARGETS = [
         name="pipelinewise-target-s3-csv",
         requirements=("pipelinewise-target-s3-csv",),
         executable="target-s3-csv",
-        config=lambda place: {**KEYS, "s3_bucket": place.bucket, "aws_endpoint_url": place.s3},
+        config=lambda place: {
+            **KEYS,
+            "s3_bucket": place.bucket,
+            "aws_endpoint_url": place.s3,
+            # By default the second, in which both loads may be.
+            "naming_convention": f"{{stream}}-{(place.folder / 'config.json').exists():d}.csv",
+        },
         read=from_s3_csv,
         pythons=("3.10", "3.11", "3.9"),
         modes=("flat",),
