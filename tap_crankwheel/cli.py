@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from typing_extensions import override
 
 from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.messages import MessageWriter
-from tap_crankwheel.settings import Settings, read_settings
+from tap_crankwheel.settings import Settings, read_settings, unknown_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,7 @@ class CommandLineTap(Tap):
 
     def __init__(self, *, config: Any = None, **kwargs: Any) -> None:  # noqa: ANN401 - the SDK's
         """Take the SDK's arguments; raise CrankWheelError for invalid settings."""
+        self._parse_env_config = bool(kwargs.get("parse_env_config"))
         if isinstance(config, dict):  # a setting that is null is not set
             config = {name: value for name, value in config.items() if value is not None}
         try:
@@ -60,6 +62,17 @@ class CommandLineTap(Tap):
         # messages hold the values, one of which may be the key in the wrong place.
         super()._validate_config(raise_errors=False)
         self.settings, errors = read_settings(dict(self.config), self.config_jsonschema)
+        written = {name: name for name in self.config}
+        if self._parse_env_config:
+            prefix = f"{self.name.upper().replace('-', '_')}_"
+            written |= {
+                variable.removeprefix(prefix).lower(): variable
+                for variable in os.environ
+                # The SDK's own, Meltano's, which begin with two underscores, and the sandbox's.
+                if re.fullmatch(rf"{prefix}(?!LOGLEVEL|SANDBOX_|_)\w+", variable)
+            }
+        for line in unknown_settings(written, self.config_jsonschema):
+            self.logger.warning(line)
         if errors and raise_errors:
             raise CrankWheelError("\n".join(errors))
         return errors
@@ -142,5 +155,9 @@ def _file_errors(option: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, OSError) else "it is not the JSON it should be"
+        reason = (
+            str(error).rstrip(".")
+            if isinstance(error, OSError)
+            else "it is not the JSON it should be"
+        )
         raise CrankWheelError(f"{option} cannot be read: {reason}.") from None

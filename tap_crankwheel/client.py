@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 #: seconds of waiting between them.
 MAX_ATTEMPTS = 8
 MAX_WAIT = 3600.0
+IMPATIENT_WAIT = 10.0
 
 _TRANSIENT = (
     requests.ConnectionError,
@@ -45,6 +46,7 @@ _TRANSIENT = (
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
 )
+_UNREACHABLE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.NameResolutionError)
 _REFUSES_RANGE = {
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -67,7 +69,8 @@ class Client:
 
     Attributes:
         throttle: How many requests were sent so far, and when the next may be.
-        host: The host that requests go to.
+        host: The host that requests go to, with its port if the URL has one.
+        impatient: Whether to give up within ten seconds if nothing answers at all, as for a test.
     """
 
     def __init__(  # noqa: PLR0913 - four of them have defaults
@@ -81,7 +84,8 @@ class Client:
         clock: Clock = time,
     ) -> None:
         self.throttle = Throttle(clock, parallel)
-        self.host = str(urlsplit(url).hostname)
+        self.host = urlsplit(url).netloc.rpartition("@")[2]
+        self.impatient = False
         self._url = url.rstrip("/")
         self._auth = auth
         self._timeout = timeout
@@ -129,7 +133,8 @@ class Client:
                 failures += not (error.rate_limited and error.wait)
                 wait = error.wait or 2.0**failures  # a past date gives no wait: use the delay
                 waited += wait
-                if failures == MAX_ATTEMPTS or waited > MAX_WAIT or slow > 1:
+                limit = IMPATIENT_WAIT if self.impatient and error.unreachable else MAX_WAIT
+                if failures == MAX_ATTEMPTS or waited > limit or slow > 1:
                     seconds = self._clock.monotonic() - started
                     kind = RangeRefusedError if can_be_shorter else CrankWheelError
                     raise kind(
@@ -169,7 +174,7 @@ class Client:
                 reason = f"no answer within {self._timeout} seconds"
                 raise FailedAttemptError(reason, slow=True) from None
             reason = f"the connection to {self.host} failed ({type(cause).__name__})"
-            raise FailedAttemptError(reason) from None
+            raise FailedAttemptError(reason, unreachable=isinstance(cause, _UNREACHABLE)) from None
         except NotJSONError:
             reason = "the answer is not JSON: does api_url point to the API?"
             raise FailedAttemptError(reason) from None

@@ -34,6 +34,7 @@ class FailedAttemptError(Exception):
         wait: How long the API asks to wait, in seconds; None if it does not say.
         rate_limited: Whether the other requests have to wait as well.
         slow: Whether a shorter range may help.
+        unreachable: Whether nothing answers at all.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class FailedAttemptError(Exception):
         wait: float | None = None,
         rate_limited: bool = False,
         slow: bool = False,
+        unreachable: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.wait = wait
         self.rate_limited = rate_limited
         self.slow = slow
+        self.unreachable = unreachable
 
 
 class NotJSONError(ValueError):

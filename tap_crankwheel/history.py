@@ -117,6 +117,7 @@ class CrankWheelStream(Stream):
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:
         unknown: Counter[str] = Counter()
+        self.run.client.impatient = self.ABORT_AT_RECORD_COUNT is not None
         try:
             # Up to the limit of `--test`: the SDK logs an error for a stream that reaches it.
             for record in itertools.islice(self.records(), self.ABORT_AT_RECORD_COUNT):
@@ -377,9 +378,14 @@ class _Progress:
             self._last_logged = now
         self._logger.log(
             logging.INFO if due else logging.DEBUG,
-            "%s: window %d of %d done, %s, %d records",
-            *(self._name, self._done, self._windows, window, self.records),
+            "%s: window %d of %d done, %s, %s",
+            *(self._name, self._done, self._windows, window, count(self.records, "record")),
         )
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number of things, in words."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _named(extra: dict[str, Any] | None) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -17,7 +18,7 @@ from tap_crankwheel.schemas import SCHEMAS
 from tap_crankwheel.windows import PERIODS, parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from jsonschema import ValidationError
 
@@ -26,6 +27,8 @@ T = TypeVar("T")
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: What is left for a question's id of the 63 bytes of a column's name in PostgreSQL.
 LONGEST_QUESTION = 63 - len("prospect_info__prospect-")
+
+_LIKE_A_DATE = re.compile(r"[\d:./TZ+ -]{1,32}", re.ASCII)
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
@@ -218,6 +221,19 @@ def read_settings(
     return settings, reader.errors
 
 
+def unknown_settings(written: Mapping[str, str], schema: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each name that is not a setting, with the setting that it is closest to.
+
+    Args:
+        written: How the user wrote each name: as it is, or as a variable of the environment.
+        schema: The JSON schema of the settings.
+    """
+    for name in sorted(written.keys() - schema["properties"].keys()):
+        near = difflib.get_close_matches(name, schema["properties"], n=1)
+        meant = f": did you mean {near[0]}?" if near else "."
+        yield f"{written[name]} is not a setting of the tap, and is ignored{meant}"
+
+
 class _Reader:
     """Reads one setting after another, and collects what is wrong with them."""
 
@@ -260,7 +276,10 @@ def describe_rule(error: ValidationError) -> str:
 def _api_key(key: str) -> str:
     key = key.strip()
     if not key:
-        raise ValueError("cannot be used: it is empty")
+        raise ValueError(
+            "is empty: write the key into the configuration, or into TAP_CRANKWHEEL_API_KEY for "
+            "Meltano and --config=ENV"
+        )
     if key[0] in "'\"`":
         raise ValueError("cannot be used: it is wrapped in quotes, leave them out")
     if not re.fullmatch(r"[!-~]+", key):
@@ -274,7 +293,11 @@ def _date(text: str) -> datetime:
     try:
         return parse_timestamp(text)
     except ValueError:
-        raise ValueError("is not a date: write it as 2026-08-30 or 2026-08-30T20:00:00Z") from None
+        # Named only if it looks like a date: a key may have been pasted here.
+        named = f" ({text})" if _LIKE_A_DATE.fullmatch(text) else ""
+        raise ValueError(
+            f"is not a date{named}: write it as 2026-08-30 or 2026-08-30T20:00:00Z"
+        ) from None
 
 
 def _start_date(text: str) -> datetime:
@@ -308,10 +331,13 @@ def _timezone(name: str) -> pendulum.Timezone:
     try:
         return pendulum.timezone(name)
     except (ValueError, OSError):
-        raise ValueError("is not in the IANA list: write it as America/New_York") from None
+        raise ValueError(
+            "is not in the IANA list: use a name from it, for example Europe/Berlin"
+        ) from None
 
 
 def _api_url(text: str) -> str:
+    text = text.strip()
     try:
         url = urlsplit(str(requests.Request("GET", text).prepare().url))
     except (requests.RequestException, ValueError):

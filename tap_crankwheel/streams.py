@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from tap_crankwheel import payloads
 from tap_crankwheel.errors import CrankWheelError, NoAccessError, RangeRefusedError
-from tap_crankwheel.history import USAGE, CrankWheelStream, EventStream, WindowedStream
+from tap_crankwheel.history import USAGE, CrankWheelStream, EventStream, WindowedStream, count
 from tap_crankwheel.rows import ObjectParser
 from tap_crankwheel.schemas import SCHEMAS
 from tap_crankwheel.statistics import PeriodParser
@@ -252,4 +252,4 @@ class Users(CrankWheelStream):
         yield from rows
         # Last: a target may take the table at this moment for its whole, and keep it so.
         self._writer.activate_versions()
-        self.logger.info("%s: %d records", self.name, len(rows))
+        self.logger.info("%s: %s", self.name, count(len(rows), "record"))

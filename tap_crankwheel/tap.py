@@ -27,6 +27,17 @@ if TYPE_CHECKING:
     from tap_crankwheel.throttle import Clock
 
 
+#: What the SDK writes into the bookmark of a stream.
+BOOKMARK_KEYS = {
+    "partitions",
+    "progress_markers",
+    "replication_key",
+    "replication_key_signpost",
+    "replication_key_value",
+    "starting_replication_value",
+}
+
+
 class TapCrankWheel(CommandLineTap):
     """Singer tap for CrankWheel: screen-sharing sessions, demo requests, statistics and users."""
 
@@ -78,7 +89,9 @@ class TapCrankWheel(CommandLineTap):
                 continue
             try:
                 value = bookmark.get("replication_key_value")
-                if value is not None and parse_timestamp(value) < EPOCH:
+                if bookmark.keys() - BOOKMARK_KEYS or (
+                    value is not None and parse_timestamp(value) < EPOCH
+                ):
                     raise ValueError  # noqa: TRY301 - like any other that is not a timestamp
             except (AttributeError, TypeError, ValueError):
                 raise CrankWheelError(

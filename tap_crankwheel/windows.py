@@ -116,11 +116,14 @@ def periods(window: Window, unit: str, zone: pendulum.Timezone) -> Iterator[Wind
         a full hour, both hours are periods; days and hours that a change of the clock leaves out
         do not exist.
     """
-    for start, end in itertools.pairwise(_boundaries(window.start, unit, zone)):
-        if start >= window.end:
-            return
-        if start < end and end > window.start:
+    boundaries = _boundaries(window.start, unit, zone)
+    start = next(boundaries)
+    while start < window.end:
+        # Those of a day or an hour that the clock leaves out stand beside later ones.
+        end = next(moment for moment in boundaries if moment > start)
+        if end > window.start:
             yield Window(start, end)
+        start = end
 
 
 def _boundaries(start: datetime, unit: str, zone: pendulum.Timezone) -> Iterator[datetime]:

@@ -187,7 +187,7 @@ def test_a_rejected_key(sandbox: Sandbox) -> None:
 
 def test_an_address_with_nothing_behind_it(sandbox: Sandbox, clock: FakeClock) -> None:
     error = ends_with(sandbox, "users", api_url="http://127.0.0.1:9/ss/api", clock=clock)
-    assert "the connection to 127.0.0.1 failed (NewConnectionError)" in error.message
+    assert "the connection to 127.0.0.1:9 failed (NewConnectionError)" in error.message
     error = ends_with(sandbox, "users", api_url="https://crankwheel.invalid/ss/api", clock=clock)
     assert "the connection to crankwheel.invalid failed (NameResolutionError)" in error.message
     assert clock.pauses

@@ -33,6 +33,7 @@ def test_a_run_says_what_it_does_in_a_dozen_lines(sandbox: Sandbox, tmp_path: Pa
         stream: result.stdout.count(f'"RECORD","stream":"{stream}"')
         for stream in ("account_stats", "agent_stats", "demo_requests", "usage_sessions")
     }
+    host = f"127.0.0.1:{sandbox.server_port}"
     asked = "2026-08-12 00:00 to 2026-09-01 15:20 UTC"
     weeks = "2026-08-31 00:00 to 2026-09-07 00:00 UTC"
     days = "2026-08-26 00:00 to 2026-09-01 15:20 UTC"
@@ -41,20 +42,20 @@ def test_a_run_says_what_it_does_in_a_dozen_lines(sandbox: Sandbox, tmp_path: Pa
             "start_date lies within a period: the statistics count all of it, from "
             "2026-08-10T00:00:00.000000Z on; the other streams begin at start_date."
         ),
-        f"account_stats: reading {asked} from 127.0.0.1, windows: 4",
+        f"account_stats: reading {asked} from {host}, windows: 4",
         f"account_stats: window 4 of 4 done, {weeks}, 4 records",
-        f"agent_stats: reading {asked} from 127.0.0.1, windows: 4",
+        f"agent_stats: reading {asked} from {host}, windows: 4",
         f"agent_stats: window 4 of 4 done, {weeks}, {counts['agent_stats']} records",
-        f"demo_requests: reading {asked} from 127.0.0.1, windows: 3",
+        f"demo_requests: reading {asked} from {host}, windows: 3",
         f"demo_requests: window 3 of 3 done, {days}, {counts['demo_requests']} records",
         (
             "demo_requests: the API sends more than the tap knows, which is in `extra`: "
             f"prospect_info.prospect-has-crm ({counts['demo_requests']}), "
             f"prospect_info.prospect-team-size ({counts['demo_requests']})"
         ),
-        f"usage_sessions: reading {asked} from 127.0.0.1, windows: 3",
+        f"usage_sessions: reading {asked} from {host}, windows: 3",
         f"usage_sessions: window 3 of 3 done, {days}, {counts['usage_sessions']} records",
-        "users: reading from 127.0.0.1",
+        f"users: reading from {host}",
         "users: 6 records",
         f"{len(sandbox.requests)} requests, 0 retries; waited 0 s for rate limits",
     ]

@@ -129,8 +129,8 @@ def test_the_command_says_where_it_is_and_serves() -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout
-        url = server.stdout.readline().removeprefix("api_url: ").strip()
-        key = server.stdout.readline().removeprefix("api_key: ").strip()
+        url = server.stdout.readline().removeprefix("export TAP_CRANKWHEEL_API_URL=").strip()
+        key = server.stdout.readline().removeprefix("export TAP_CRANKWHEEL_API_KEY=").strip()
         answer = requests.get(
             f"{url}/user_access",
             headers={"Authorization": f"Basic {key}"},

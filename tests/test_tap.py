@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -46,15 +47,16 @@ def told(result: Ended) -> str:
     ("settings", "message"),
     [
         ({"api_key": None}, "api_key is missing: an administrator makes one"),
-        ({"api_key": ""}, "api_key cannot be used: it is empty"),
-        ({"api_key": "  "}, "api_key cannot be used: it is empty"),
+        ({"api_key": ""}, "api_key is empty: write the key into the configuration, or into TAP_"),
+        ({"api_key": "  "}, "api_key is empty: write the key into"),
         ({"api_key": 12345}, "api_key has to be of type string."),
         ({"api_key": f'"{SECRET}"'}, "api_key cannot be used: it is wrapped in quotes"),
         ({"api_key": f"{SECRET} x"}, "api_key cannot be used: it holds a space"),
         ({"api_key": f"{SECRET}\nx"}, "api_key cannot be used: it holds a space"),
         ({"api_key": f"{SECRET}é"}, "api_key cannot be used: it holds a space or a character"),
         ({"start_date": "yesterday"}, "start_date is not a date: write it as"),
-        ({"start_date": "2026-02-30"}, "start_date is not a date"),
+        ({"start_date": "2026-02-30"}, "start_date is not a date (2026-02-30): write it as"),
+        ({"start_date": SECRET}, "start_date is not a date: write it as"),
         ({"start_date": "2026"}, "start_date is not a date"),
         ({"start_date": "0001-01-01"}, "start_date lies before 1970"),
         ({"end_date": "2027-02-29T00:00:00Z"}, "end_date is not a date"),
@@ -122,6 +124,7 @@ def test_white_space_around_the_key_is_dropped(sandbox: Sandbox, tmp_path: Path,
         {"bookmarks": {"usage_sessions": {"replication_key_value": "soon"}}},
         {"bookmarks": {"usage_sessions": {"replication_key_value": 5}}},
         {"bookmarks": {"usage_sessions": "2026-08-30"}},
+        {"bookmarks": {"usage_sessions": {"bookmark": "2026-08-30T00:00:00.000000Z"}}},
         {"bookmarks": ["usage_sessions"]},
         ["usage_sessions"],
         "{",
@@ -368,3 +371,53 @@ def test_an_answer_nested_too_deeply_is_one_line(tmp_path: Path) -> None:
         nested = {"n": nested}
     with ScriptedSandbox(users=[{"email": "a", "more": nested}]).running() as sandbox:
         assert "too deeply nested" in told(run(tmp_path, config_for(sandbox), "--test"))
+
+
+def warnings(result: Ended) -> list[str]:
+    lines = [line.split(" | ", 3) for line in result.stderr.splitlines()]
+    return [text for _, level, _, text in lines if level.strip() == "WARNING"]
+
+
+def test_a_misspelt_setting_is_named_with_the_one_that_is_meant(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    config = config_for(sandbox, star_date="2026-01-01", colour="blue")
+    assert warnings(run(tmp_path, config, "--test")) == [
+        "colour is not a setting of the tap, and is ignored.",
+        "star_date is not a setting of the tap, and is ignored: did you mean start_date?",
+    ]
+
+
+def test_a_misspelt_variable_is_named_with_the_setting_that_is_meant(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in config_for(sandbox).items():
+        monkeypatch.setenv(f"TAP_CRANKWHEEL_{name.upper()}", value)
+    for name in ("STATS_PERIODE", "_LOAD_SCHEMA", "LOGLEVEL", "SANDBOX_API_KEY"):
+        monkeypatch.setenv(f"TAP_CRANKWHEEL_{name}", "info")
+    assert warnings(command_line("--config", "ENV", "--test")) == [
+        (
+            "TAP_CRANKWHEEL_STATS_PERIODE is not a setting of the tap, and is ignored: did you "
+            "mean stats_period?"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "api_url", ["http://127.0.0.1:9/ss/api", "https://crankwheel.invalid/ss/api"]
+)
+def test_a_test_gives_up_soon_where_nobody_is(tmp_path: Path, api_url: str) -> None:
+    config = {"api_key": "k", "api_url": api_url, "start_date": "2026-08-01"}
+    result = run(tmp_path, config, "--test")
+    line = told(result)
+    assert "GET /usage for " in line
+    seconds = re.search(r" failed 3 times in (\d+) seconds", line)
+    assert seconds
+    assert int(seconds[1]) <= 10
+    assert sum(", attempt " in text for text in warnings(result)) == 2
+
+
+def test_white_space_around_the_url_is_dropped(sandbox: Sandbox, tmp_path: Path) -> None:
+    config = config_for(sandbox)
+    config["api_url"] = f" {config['api_url']}\n"
+    assert run(tmp_path, config, "--test").exit_code == 0

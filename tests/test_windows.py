@@ -218,3 +218,13 @@ def test_periods_follow_the_calendar(
 ) -> None:
     found = list(periods(Window(at(window[0]), at(window[1])), unit, pendulum.timezone(zone)))
     assert found == [Window(a, b) for a, b in itertools.pairwise(map(at, expected))]
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"), [("Pacific/Apia", "2011-12-30"), ("Pacific/Kiritimati", "1994-12-31")]
+)
+def test_around_a_day_that_does_not_exist_each_hour_comes_once(zone: str, day: str) -> None:
+    start = at(f"{day}T00:00") - timedelta(days=1)
+    window = Window(start, start + timedelta(days=3))
+    found = list(periods(window, "hour", pendulum.timezone(zone)))
+    assert [period.start for period in found] == [start + timedelta(hours=n) for n in range(72)]

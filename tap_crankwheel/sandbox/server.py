@@ -364,8 +364,12 @@ def serve(  # noqa: PLR0913 - one an option
     except OSError as error:
         msg = f"port {port} cannot be had ({error.strerror}): choose another with --port."
         raise click.ClickException(msg) from None
-    click.echo(f"api_url: {sandbox.url}\napi_key: {API_KEY}\n")
-    click.echo(f"curl -H 'Authorization: Basic {API_KEY}' {sandbox.url}/user_access")
+    click.echo(f"export TAP_CRANKWHEEL_API_URL={sandbox.url}")
+    click.echo(f"export TAP_CRANKWHEEL_API_KEY={API_KEY}")
+    click.echo("\nServing until Ctrl+C. Paste these lines into another terminal, and try there")
+    click.echo("  meltano config test tap-crankwheel")
+    click.echo("  tap-crankwheel --config=ENV")
+    click.echo(f"  curl -H 'Authorization: Basic {API_KEY}' {sandbox.url}/user_access")
     with sandbox:
         try:
             sandbox.serve_forever()

@@ -99,7 +99,7 @@ def sandbox(*options: str) -> tuple[subprocess.Popen[str], str]:
         text=True,
     )
     assert process.stdout
-    return process, process.stdout.readline().removeprefix("api_url: ").strip()
+    return process, process.stdout.readline().partition("=")[2].strip()
 
 
 class Table:
