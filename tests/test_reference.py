@@ -17,8 +17,7 @@ KINDS = {
     "boolean": 2,
     "integer": 6,
     "object": 3,
-    "options": 2,
-    "string": 6,
+    "string": 8,
 }
 
 

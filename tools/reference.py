@@ -148,9 +148,9 @@ def diagram() -> str:
 
 def setting_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Return the definition of a setting, in the terms and the order of Meltano."""
-    # Dates are strings: of the kind date_iso8601, Meltano reads 01.02.2026 as 2 January.
-    kind = "options" if "enum" in schema else type_of(schema)
-    setting: dict[str, Any] = {"name": name, "kind": kind}
+    # Dates are strings: of the kind date_iso8601, Meltano reads 01.02.2026 as 2 January. So are
+    # choices: of the kind options, Meltano answers a wrong one with a traceback.
+    setting: dict[str, Any] = {"name": name, "kind": type_of(schema)}
     if "default" in schema:
         setting["value"] = schema["default"]
     setting |= {"label": schema["title"], "description": schema["description"]}
