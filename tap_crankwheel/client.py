@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import responses
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -222,7 +222,7 @@ class Client:
 
     def _safe(self, url: str) -> str:
         """Return a URL without what may be a secret in it: user, query and the key."""
-        parts = urlsplit(url)
+        parts = urlsplit(urljoin(self._url, url))
         host = parts.netloc.rpartition("@")[2]
         safe = f"{parts.scheme}://{host}{quote(parts.path, safe='/%')}"
         return "an address with the key in it" if self._auth.appears_in(safe) else safe

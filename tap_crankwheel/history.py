@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from singer_sdk import Tap
     from singer_sdk.helpers.types import Context, Record
+    from singer_sdk.singerlib import Catalog
 
     from tap_crankwheel.client import Client
     from tap_crankwheel.payloads import Answer, Event
@@ -105,6 +106,17 @@ class CrankWheelStream(Stream):
     def declare(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:  # noqa: ARG003
         """Return the stream's schema with what depends on the settings."""
         return schema
+
+    @override
+    def apply_catalog(self, catalog: Catalog) -> None:
+        own = self.replication_key
+        super().apply_catalog(catalog)
+        if self.replication_key not in {None, own}:
+            raise CrankWheelError(
+                f"--catalog: {self.name} cannot be replicated by {self.replication_key}; its "
+                f"replication key is {own}."
+            )
+        self.replication_key = own  # also where the catalog names none
 
     @abstractmethod
     def records(self) -> Iterator[Record]:

@@ -5,6 +5,7 @@ Everything here is pure. No message of an error holds a value, since values can 
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import math
 import re
@@ -30,6 +31,10 @@ NULL_WORDS = {
     "screenshared": "n/a",
     "accepted_from": "n/a",
 }
+
+# What some servers write for a number that is none, which JSON does not know; strings are matched
+# first, so that nothing in them is.
+_NO_NUMBER = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")|-?(?:NaN|Infinity)', re.DOTALL)
 
 #: What other APIs call a count or a flag of how much there is beyond a page. This one describes no
 #: pages; should it have them all the same, rows must not be missing without a word.
@@ -77,7 +82,8 @@ def parse(body: bytes) -> Answer:
 
     Args:
         body: A JSON document. What no target can store (U+0000, lone surrogates) becomes U+FFFD.
-            Bytes that are not UTF-8 do too, once the item that holds them is parsed.
+            Bytes that are not UTF-8 do too, once the item that holds them is parsed. NaN and
+            Infinity, which are not JSON, become null.
 
     Returns:
         The document, with the values of an object or the items of a list still raw.
@@ -85,10 +91,14 @@ def parse(body: bytes) -> Answer:
     Raises:
         NotJSONError: It is not JSON, or too deeply nested to read.
     """
+    body = body.removeprefix(codecs.BOM_UTF8)
     if _UNSTORABLE.search(body):
         body = _ESCAPE.sub(lambda escape: b"\\ufffd" if escape[2] else escape[0], body)
     try:
-        return _answer_decoder.decode(body)
+        try:
+            return _answer_decoder.decode(body)
+        except msgspec.DecodeError:
+            return _answer_decoder.decode(_NO_NUMBER.sub(lambda m: m[1] or b"null", body))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise NotJSONError from error
 

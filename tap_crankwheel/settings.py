@@ -259,15 +259,16 @@ class _Reader:
 
 def describe_rule(error: ValidationError) -> str:
     """Name the rule that a setting breaks, never its value: that may be the key."""
-    value = error.validator_value
-    listed = ", ".join(v for v in value if v != "null") if isinstance(value, list) else value
-    rule = {
-        "enum": f"one of {listed}",
-        "maximum": f"at most {value}",
-        "minimum": f"at least {value}",
-        "type": f"of type {listed}",
-    }.get(str(error.validator), f"as --about says ({error.validator})")
-    return f"{error.path[0]} has to be {rule}."
+    name = ".".join(map(str, error.path))
+    value: Any = error.validator_value
+    if error.validator in {"enum", "type"}:
+        values = [value] if isinstance(value, str) else value
+        kind = "one of" if error.validator == "enum" else "of type"
+        return f"{name} has to be {kind} {', '.join(v for v in values if v != 'null')}."
+    if error.validator in {"minimum", "maximum"}:
+        bound = "at least" if error.validator == "minimum" else "at most"
+        return f"{name} has to be {bound} {value}."
+    return f"{name} does not have the form that --about describes."
 
 
 # Each raises ValueError with the end of a sentence that begins with the setting's name.

@@ -157,6 +157,7 @@ def test_a_timeout_is_tried_again(sandbox: Sandbox, clock: FakeClock) -> None:
         ("redirect:http://[::1", "is not valid HTTP (ValueError)"),
         ("redirect:https://elsewhere.example/sandbox-key/x", "an address with the key in it:"),
         ("redirect:https://elsewhere.example/B%20sandbox-key", "an address with the key in it"),
+        ("redirect:/ss/api/v2?key=x", "it redirects to http://127.0.0.1:"),
         ("204", "204 No Content"),
         ("599", "599"),
         ("redirect:https://user:pw@elsewhere.example/login?token=x", "it redirects to https://elsewhere.example/login:"),

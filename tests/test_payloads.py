@@ -240,6 +240,11 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
             json.loads(body, parse_constant=lambda _: float(""))
 
 
+def test_a_byte_order_mark_is_left_out() -> None:
+    found = payloads.users(payloads.parse(b'\xef\xbb\xbf[{"email": "a"}]'), parser("users"))
+    assert found[0]["email"] == "a"
+
+
 @pytest.mark.parametrize(
     ("body", "name"),
     [
@@ -255,9 +260,13 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
         (rb'"\"\u0000\""', '"\ufffd"'),
         (b'"\xed\xa0\x80"', "\ufffd\ufffd\ufffd"),
         ('"é☃"'.encode(), "é☃"),
+        (b"NaN", None),
+        (b"-Infinity", None),
+        (b'"say NaN", "rating": NaN', "say NaN"),
+        (b'"say \\"NaN\\"", "rating": Infinity', 'say "NaN"'),
     ],
 )
-def test_what_no_target_can_store_is_replaced(body: bytes, name: str) -> None:
+def test_what_no_target_can_store_is_replaced(body: bytes, name: str | None) -> None:
     document = b'{"sessions": [{"email": "a", "start_date": 0, "agent_name": %s}]}' % body
     ((_, _, row),) = payloads.usage_sessions(payloads.parse(document), parser("usage_sessions"))
     assert row["agent_name"] == name

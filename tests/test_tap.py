@@ -13,7 +13,7 @@ import pytest
 from tap_crankwheel.sandbox.server import API_KEY, Sandbox
 from tap_crankwheel.sandbox.tap import TapCrankWheelSandbox
 from tap_crankwheel.tap import TapCrankWheel
-from tests.support import Ended, Row, ScriptedSandbox, command_line, config_for
+from tests.support import Ended, QuickTap, Row, ScriptedSandbox, command_line, config_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,24 @@ def told(result: Ended) -> str:
         ),
         ({"window_days": 0}, "window_days has to be at least 1"),
         ({"lookback_days": -1}, "lookback_days has to be at least 0"),
-        ({"custom_questions": "shoesize"}, "custom_questions"),
+        ({"custom_questions": "shoesize"}, "custom_questions has to be of type array."),
+        ({"stream_maps": {"usage_sessions": {"webcam_s": 0}}}, "stream_maps.usage_sessions"),
+        ({"stream_maps": {"usage_sessions": True}}, "stream_maps.usage_sessions"),
+        ({"stream_maps": {"session": {"email": "md5(email)"}}}, "there is no stream session."),
+        ({"stream_maps": {"x": {"__source__": "user"}}}, "there is no stream user."),
+        (
+            {"stream_maps": {"users": {"e_mail": "__NULL__"}}},
+            "stream_maps: users has no field e_mail to leave out.",
+        ),
+        ({"faker_config": {"seed": []}}, "faker_config"),
+        (
+            {
+                "flattening_enabled": True,
+                "flattening_max_depth": 1,
+                "flattening_max_key_length": 10,
+            },
+            "flattening: ",
+        ),
         ({"custom_questions": ["x" * 40]}, "custom_questions holds an id of more than 39 bytes"),
         ({"custom_questions": ["é" * 20]}, "custom_questions holds an id of more than 39 bytes"),
         ({"custom_questions": [""]}, "or an empty one"),
@@ -421,3 +438,30 @@ def test_white_space_around_the_url_is_dropped(sandbox: Sandbox, tmp_path: Path)
     config = config_for(sandbox)
     config["api_url"] = f" {config['api_url']}\n"
     assert run(tmp_path, config, "--test").exit_code == 0
+
+
+@pytest.mark.parametrize("key", ["nothing", "end_date"])
+def test_another_replication_key_is_one_line(sandbox: Sandbox, tmp_path: Path, key: str) -> None:
+    catalog = QuickTap(config=config_for(sandbox)).catalog_dict
+    for entry in catalog["streams"]:
+        if entry["stream"] == "usage_sessions":
+            entry["replication_key"] = key
+    path = tmp_path / "catalog.json"
+    path.write_text(json.dumps(catalog))
+    result = run(tmp_path, config_for(sandbox), "--catalog", str(path))
+    assert f"--catalog: usage_sessions cannot be replicated by {key}" in told(result)
+
+
+def test_a_catalog_without_replication_keys_leaves_the_streams_incremental(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    catalog = QuickTap(config=config_for(sandbox)).catalog_dict
+    for entry in catalog["streams"]:
+        entry.pop("replication_key", None)
+        entry.pop("replication_method", None)
+        entry["metadata"] = []
+    path = tmp_path / "catalog.json"
+    path.write_text(json.dumps(catalog))
+    result = run(tmp_path, config_for(sandbox), "--catalog", str(path))
+    assert result.exit_code == 0
+    assert '"replication_key":"start_date","replication_key_value"' in result.stdout
