@@ -264,7 +264,7 @@ RANGES = (
 )
 
 
-def test_three_ranges_at_once_are_the_same_as_one_run(
+def test_a_range_and_then_two_at_once_are_the_same_as_one_run(
     project: Project, sandbox: Sandbox, postgres: str, tmp_path: Path
 ) -> None:
     def run(start: str, end: str, **settings: str) -> None:
@@ -291,8 +291,9 @@ def test_three_ranges_at_once_are_the_same_as_one_run(
             else:
                 break
 
+    part(0)  # which makes the tables
     with ThreadPoolExecutor() as tasks:
-        list(tasks.map(part, range(len(RANGES))))
+        list(tasks.map(part, range(1, len(RANGES))))
     run(RANGES[0][0], RANGES[-1][1], TAP_CRANKWHEEL__LOAD_SCHEMA="whole")
     with psycopg.connect(postgres, row_factory=dict_row) as connection:
         for stream in STREAMS:
