@@ -70,10 +70,16 @@ class Run:
     def __post_init__(self) -> None:
         self.started_at = datetime.fromtimestamp(self.clock.time(), timezone.utc)
 
-    def log_once(self, level: int, message: str) -> None:
-        """Log what concerns the whole run, though each stream may come upon it."""
-        if message not in self._logged:
-            self._logged.add(message)
+    def log_once(self, level: int, message: str, key: str = "") -> None:
+        """Log what concerns the whole run, though each stream may come upon it.
+
+        Args:
+            level: The level.
+            message: The message.
+            key: What makes it the same message, if that is not its text.
+        """
+        if (key or message) not in self._logged:
+            self._logged.add(key or message)
             self.logger.log(level, "%s", message)
 
 
@@ -133,9 +139,11 @@ class CrankWheelStream(Stream):
         try:
             # Up to the limit of `--test`: the SDK logs an error for a stream that reaches it.
             for record in itertools.islice(self.records(), self.ABORT_AT_RECORD_COUNT):
-                unknown.update(_named(record["extra"]))
+                if record["extra"]:
+                    unknown.update(_named(record["extra"]))
                 for name in self._objects:
-                    unknown.update(f"{name}.{field}" for field in _named(record[name]["extra"]))
+                    if extra := record[name]["extra"]:
+                        unknown.update(f"{name}.{field}" for field in _named(extra))
                 yield record
         except ShapeError as error:
             raise self._unexpected(error) from None
@@ -160,7 +168,8 @@ class CrankWheelStream(Stream):
     @override
     def log_sync_costs(self) -> None:
         """Log the run's totals, once. The SDK asks each stream at the end."""
-        self.run.log_once(logging.INFO, str(self.run.client.throttle))
+        throttle = self.run.client.throttle
+        self.run.log_once(logging.INFO, str(throttle), key=f"the costs of {throttle.requests}")
 
     @override
     def log(self, message: str, *args: Any, level: int = logging.INFO, **kwargs: Any) -> None:
@@ -400,9 +409,9 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _named(extra: dict[str, Any] | None) -> Iterable[str]:
+def _named(extra: dict[str, Any]) -> Iterable[str]:
     """Return the names in an `extra`, but for those that may be a person's and not a field's."""
-    return (name if _FIELD_NAME.fullmatch(name) else "…" for name in extra or ())
+    return (name if _FIELD_NAME.fullmatch(name) else "…" for name in extra)
 
 
 def read_ahead(

@@ -170,7 +170,9 @@ def test_a_backfill_passes_a_rate_limit(
     check(sandbox, clock, parallel)
     assert faults.refused
     lines = [record.getMessage() for record in caplog.records]
-    assert "max_parallel_requests is too high for this API, which answered" in lines[-1]
+    says = "max_parallel_requests is too high for this API, which answered"
+    assert says in lines[-1]
+    assert sum(says in line for line in lines) == 1
     assert sum("429 Too Many Requests" in line for line in lines) == 1
 
 
