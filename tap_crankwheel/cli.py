@@ -178,7 +178,7 @@ def _file_errors(option: str) -> Iterator[None]:
     """Turn an unreadable file of JSON into one line that names its option."""
     try:
         yield
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         reason = (
             str(error).rstrip(".")
             if isinstance(error, OSError)

@@ -134,8 +134,8 @@ class Client:
                 wait = error.wait or 2.0**failures  # a past date gives no wait: use the delay
                 waited += wait
                 limit = IMPATIENT_WAIT if self.impatient and error.unreachable else MAX_WAIT
-                if failures == MAX_ATTEMPTS or waited > limit or slow > 1:
-                    seconds = self._clock.monotonic() - started
+                seconds = self._clock.monotonic() - started  # also while others were refused
+                if failures == MAX_ATTEMPTS or max(waited, seconds) > limit or slow > 1:
                     kind = RangeRefusedError if can_be_shorter else CrankWheelError
                     raise kind(
                         f"{name} failed {attempts} times in {seconds:.0f} seconds, at last: "
@@ -154,8 +154,8 @@ class Client:
             )
             self._clock.sleep(seconds)
             return
-        first = self.throttle.pause(seconds)  # the last line of the log has the sum
-        logger.log(logging.WARNING if first else logging.DEBUG, "%s: %s", name, error.reason)
+        level = logging.WARNING if self.throttle.pause(seconds) else logging.DEBUG
+        logger.log(level, "%s: %s", name, error.reason)
 
     def _attempt(self, path: str, params: dict[str, str] | None) -> Answer:
         """Send one request and parse its answer. The text of its errors may hold the key."""

@@ -43,7 +43,8 @@ USAGE = "/{usage_endpoint}"
 #: How far back the API itself goes when it is asked without a range (docs).
 DEFAULT_HISTORY = timedelta(days=28)
 
-_FIELD_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
+#: How the API names its fields; a name of another form may be a person's.
+_FIELD_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 PROGRESS_INTERVAL = 60.0  # seconds
 
@@ -148,9 +149,11 @@ class CrankWheelStream(Stream):
         except ShapeError as error:
             raise self._unexpected(error) from None
         if unknown:
+            names = [f"{name} ({n})" for name, n in sorted(unknown.items())]
+            more = f", and {len(names) - 20} more" if len(names) > 20 else ""  # noqa: PLR2004
             self.logger.info(
-                "%s: the API sends more than the tap knows, which is in `extra`: %s",
-                *(self.name, ", ".join(f"{name} ({n})" for name, n in sorted(unknown.items()))),
+                "%s: the API sends more than the tap knows, which is in `extra`: %s%s",
+                *(self.name, ", ".join(names[:20]), more),
             )
 
     def _unexpected(self, error: ShapeError) -> CrankWheelError:
@@ -367,12 +370,6 @@ class EventStream(WindowedStream["list[Answer]"]):
                     continue
                 if emitted:
                     row["id"] = f"{identity}-{len(emitted) + 1}"
-                    if row.get("session_id") is not None:
-                        self.run.log_once(
-                            logging.WARNING,
-                            f"{self.name}: session_id is not unique: sessions that share one have "
-                            "an id with a number at its end.",
-                        )
                 current[identity] = (*emitted, content)
                 yield row
             self._last = current

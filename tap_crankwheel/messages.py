@@ -54,6 +54,8 @@ class MessageWriter(MsgSpecWriter):
 
     def _write(self, message: Message) -> None:
         self._writing = True
+        if sys.stdout is None:
+            raise CrankWheelError("There is no standard output to write to.")
         try:
             sys.stdout.buffer.write(self.format_message(message))
             if not isinstance(message, RecordMessage):

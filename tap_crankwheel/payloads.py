@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from tap_crankwheel.errors import NotJSONError, ShapeError
+from tap_crankwheel.rows import parse_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,12 +37,10 @@ NULL_WORDS = {
 # first, so that nothing in them is.
 _NO_NUMBER = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")|-?(?:NaN|Infinity)', re.DOTALL)
 
-#: What other APIs call a count or a flag of how much there is beyond a page. This one describes no
-#: pages; should it have them all the same, rows must not be missing without a word.
-_SAYS_MORE = {
-    "count", "has_more", "has_next", "next", "next_cursor", "next_page", "next_page_token", "total",
-    "total_count", "total_sessions", "truncated",
-}  # fmt: skip
+# What other APIs call a sign that there is more, and a count of all there is. This one describes no
+# pages; should it have them all the same, rows must not be missing without a word.
+_MORE = {"has_more", "has_next", "next", "next_cursor", "next_page", "next_page_token", "truncated"}
+_COUNTS = {"total_count", "total_sessions", "total_users"}
 
 # What targets refuse, and would refuse again at every run: U+0000 and halves of surrogate pairs. An
 # escape is matched as a whole, so that in "\\u0000" the second backslash starts nothing.
@@ -56,7 +55,7 @@ class Event(NamedTuple):
     """A session or a demo request in an answer.
 
     Attributes:
-        identity: What the event is known by: the row's `id`, if no other event shares it.
+        identity: What the event is known by.
         content: Tells events that share an identity apart.
         row: The event's row.
     """
@@ -111,8 +110,8 @@ def usage_sessions(answer: Answer, parse_row: ObjectParser) -> Iterator[Event]:
         parse_row: The parser for the schema of usage_sessions, where `id` is computed.
 
     Yields:
-        Events whose identity is the API's session_id, or where it sends none a digest of email and
-        start.
+        Events whose identity is the API's session_id and the start, or where it sends no number a
+        digest of email and start.
 
     Raises:
         ShapeError: It is not such an answer, or a session has no start, or neither number nor
@@ -127,12 +126,12 @@ def usage_sessions(answer: Answer, parse_row: ObjectParser) -> Iterator[Event]:
             number = row["session_id"]
         if type(number) is int or (type(number) is str and number):
             row["id"] = str(number)
-            content = row["start_date"]  # whether a number is unique is undocumented
+            # Whether a number is unique is undocumented, so the start is a part of the key.
+            yield Event(f"{number} {row['start_date']}", "", row)
         else:
             _require(row, "email", "session")
             row["id"] = _digest(row["email"], row["start_date"])
-            content = _digest(bytes(raw))
-        yield Event(row["id"], content, row)
+            yield Event(row["id"], _digest(bytes(raw)), row)
 
 
 def demo_requests(answer: Answer, parse_row: ObjectParser) -> Iterator[Event]:
@@ -210,14 +209,7 @@ def session_items(answer: Answer) -> list[msgspec.Raw]:
         items = _list_decoder.decode(document["sessions"]) or []
     except msgspec.ValidationError as error:
         raise ShapeError("`sessions` is not a list") from error
-    for name in _SAYS_MORE & document.keys():
-        value = _parse_raw(document[name])
-        pointer = type(value) is str and value and name.startswith("next")
-        if value is True or pointer or (type(value) is int and value > len(items)):
-            raise ShapeError(
-                f"`{name}` says that the list is cut, and how to read the rest is undocumented: "
-                "set a lower window_days or a shorter stats_period"
-            )
+    _require_all(document, len(items))
     return items
 
 
@@ -229,14 +221,32 @@ def beside_sessions(answer: Answer) -> Row:
 def _user_items(answer: Answer) -> list[msgspec.Raw]:
     if isinstance(answer, list):
         return answer
+    document = _require_object(answer)
     lists = [
         _list_decoder.decode(value) or []
-        for value in _require_object(answer).values()
+        for value in document.values()
         if bytes(value).lstrip().startswith(b"[")
     ]
     if len(lists) != 1:
         raise ShapeError("the answer is neither a list nor an object with one list")
+    _require_all(document, len(lists[0]))
     return lists[0]
+
+
+def _require_all(document: dict[str, msgspec.Raw], held: int) -> None:
+    """Raise ShapeError if an answer says that there is more than the items that it holds."""
+    for name in (_MORE | _COUNTS) & document.keys():
+        value = _parse_raw(document[name])
+        if name in _COUNTS:
+            count = parse_integer(value)
+            more = isinstance(count, int) and count > held
+        else:
+            more = value not in (None, False, 0, "", "false", {}, [])
+        if more:
+            raise ShapeError(
+                f"`{name}` says that the list is cut, and how to read the rest is undocumented: "
+                "set a lower window_days or a shorter stats_period"
+            )
 
 
 def _require_object(answer: Answer) -> dict[str, msgspec.Raw]:

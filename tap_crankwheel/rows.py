@@ -33,6 +33,11 @@ _Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Number = _Integer | Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 #: Epochs from here on (2001) are milliseconds: as seconds, they would lie beyond the year 9999.
 _EPOCH_MILLISECONDS = 1e12
+_EPOCH_DIGITS = 9
+# In full, since the library reads any text that begins like it, and drops what it does not know.
+_RFC_822 = re.compile(
+    r"[A-Z][a-z]{2}, \d\d? [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d ([+-]\d{4}|GMT|UTC)"
+)
 _LEAP_SECOND = re.compile(r"(.*\d\d:\d\d):60(.*)")
 _CANONICAL = re.compile(r"....-..-..T..:..:..\.......Z")
 
@@ -103,8 +108,11 @@ def _parse_text(value: object) -> object:
 
 def _parse_timestamp(value: object) -> object:
     """Read ISO 8601 or RFC 822, in UTC without an offset, or an epoch; the form is undocumented."""
-    if type(value) is str and _CANONICAL.fullmatch(value):
-        return value if _convert(value, datetime) is not INVALID else INVALID
+    if type(value) is str:
+        if _CANONICAL.fullmatch(value) and _convert(value, datetime) is not INVALID:
+            return value
+        if value.isdigit() and len(value) < _EPOCH_DIGITS:  # more likely a year, or a date
+            return INVALID
     number = _convert(value, float)
     if isinstance(number, float) and abs(number) >= _EPOCH_MILLISECONDS:
         value = number / 1000
@@ -118,8 +126,8 @@ def _parse_timestamp(value: object) -> object:
 
 
 def _parse_text_timestamp(text: str) -> datetime:
-    if text[:1].isalpha():
-        return parsedate_to_datetime(text)  # RFC 822; its ValueError is the caller's
+    if _RFC_822.fullmatch(text):
+        return parsedate_to_datetime(text)
     text = text.removesuffix("UTC").rstrip().replace(" +", "+").replace(" -", "-")
     if leap := _LEAP_SECOND.match(text):
         return parse_timestamp(f"{leap[1]}:59{leap[2]}") + timedelta(seconds=1)

@@ -40,7 +40,7 @@ class UsageSessions(EventStream):
 
     name = "usage_sessions"
     path = USAGE
-    primary_keys = ("id",)
+    primary_keys = ("id", "start_date")
     replication_key = "start_date"
     parse_events = staticmethod(payloads.usage_sessions)
 

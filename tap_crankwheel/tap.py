@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from tap_crankwheel.throttle import Clock
 
 
-#: What the SDK writes into the bookmark of a stream.
-BOOKMARK_KEYS = {
-    "partitions",
-    "progress_markers",
-    "replication_key",
-    "replication_key_signpost",
-    "replication_key_value",
-    "starting_replication_value",
+#: What the SDK writes into the bookmark of a stream, and of which type.
+BOOKMARK_KEYS: dict[str, type] = {
+    "partitions": list,
+    "progress_markers": dict,
+    "replication_key": object,
+    "replication_key_signpost": object,
+    "replication_key_value": object,
+    "starting_replication_value": object,
 }
 
 
@@ -85,17 +85,19 @@ class TapCrankWheel(CommandLineTap):
                 "The state is broken: its bookmarks are not an object. Restore or remove it.",
             )
         for stream, bookmark in bookmarks.items():
-            if not isinstance(self.streams.get(stream), WindowedStream):
-                continue
             try:
                 value = bookmark.get("replication_key_value")
-                if bookmark.keys() - BOOKMARK_KEYS or (
-                    value is not None and parse_timestamp(value) < EPOCH
-                ):
-                    raise ValueError  # noqa: TRY301 - like any other that is not a timestamp
+                if bookmark.keys() - BOOKMARK_KEYS.keys():
+                    raise ValueError  # noqa: TRY301 - a misspelt key
+                for key, kind in BOOKMARK_KEYS.items():
+                    if not isinstance(bookmark.get(key, kind()), kind):
+                        raise TypeError  # noqa: TRY301
+                windowed = isinstance(self.streams.get(stream), WindowedStream)
+                if windowed and value is not None and parse_timestamp(value) < EPOCH:
+                    raise ValueError  # noqa: TRY301
             except (AttributeError, TypeError, ValueError):
                 raise CrankWheelError(
                     f"The state is broken: the bookmark of {stream} is not a timestamp. Restore "
-                    "the state, or remove it to read everything anew (--full-refresh in Meltano).",
+                    "the state, or remove it to read everything anew (--full-refresh in Meltano)."
                 ) from None
         super().load_state(state)

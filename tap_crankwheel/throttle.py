@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+WARNING_INTERVAL = 60.0  # seconds
+
+
 class Clock(Protocol):
     """What the tap needs of the module `time`, which is the clock of a real run."""
 
@@ -51,6 +54,7 @@ class Throttle:
         self._answered = 0
         self._began = clock.monotonic()
         self._until = 0.0
+        self._warned = 0.0
         self._changed = threading.Condition()
 
     def __str__(self) -> str:
@@ -58,7 +62,7 @@ class Throttle:
             f"{self.requests} requests, {self.retries} retries; "
             f"waited {self.waited:.0f} s for rate limits"
         )
-        if not self.waited:
+        if not self.waited or self._limit == 1:
             return totals
         minutes = (self._clock.monotonic() - self._began) / 60
         return (
@@ -86,18 +90,20 @@ class Throttle:
         Pauses that overlap count once, and so do refusals before the end of a pause.
 
         Returns:
-            Whether it is the first pause of the run.
+            Whether to warn: once a minute, since each answer may be such a refusal.
         """
         with self._changed:
-            first = self.waited == 0
             now = self._clock.monotonic()
+            warn = not self.waited or now - self._warned >= WARNING_INTERVAL
             if now >= self._until:
                 self._capacity = max(1.0, self._capacity / 2)
             longer = now + seconds - max(self._until, now)
             if longer > 0:
                 self.waited += longer
                 self._until = now + seconds
-            return first
+            if warn:
+                self._warned = now
+            return warn
 
     def _begin(self, *, retry: bool) -> None:
         while True:

@@ -255,9 +255,12 @@ def test_a_plan_without_demo_requests_costs_only_their_count(
 
 @pytest.mark.parametrize(
     "beside",
-    [{"has_more": True}, {"next_page": "/usage?page=2"}, {"total": 7}, {"total_count": 7}],
+    [
+        {"has_more": True}, {"has_more": 1}, {"next_page": "/usage?page=2"}, {"next_page": 2},
+        {"next": {"href": "x"}}, {"truncated": "true"}, {"total_count": 7}, {"total_count": "7"},
+    ],
     ids=str,
-)
+)  # fmt: skip
 @pytest.mark.parametrize("stream", ["usage_sessions", "demo_requests", "account_stats"])
 def test_an_answer_that_says_it_is_cut_ends_the_stream(stream: str, beside: Row) -> None:
     document = {"sessions": [], **beside}
@@ -268,10 +271,18 @@ def test_an_answer_that_says_it_is_cut_ends_the_stream(stream: str, beside: Row)
 
 
 def test_what_says_that_nothing_is_cut_is_no_error() -> None:
-    document = {"sessions": [], "has_more": False, "next_page": None, "total": 0, "count": 0}
-    with ScriptedSandbox(usage=document).running() as sandbox:
+    beside = {"has_more": False, "next_page": None, "next": "", "total_count": 0, "total": 3600}
+    with ScriptedSandbox(usage={"sessions": [], **beside}).running() as sandbox:
         rows = sync(config_for(sandbox), select=("account_stats",)).records["account_stats"]
-    assert rows[0]["extra"] == {"has_more": False, "next_page": None, "total": 0, "count": 0}
+    assert rows[0]["extra"] == beside
+
+
+def test_a_list_of_users_that_says_it_is_cut_deletes_nobody() -> None:
+    document = {"users": [{"email": "ann@example.com"}], "has_more": True}
+    lines: list[str] = []
+    with ScriptedSandbox(users=document).running() as sandbox, pytest.raises(CrankWheelError):
+        sync(config_for(sandbox), select=("users",), lines=lines)
+    assert {kind for kind, _ in Output(lines).types} == {"SCHEMA"}
 
 
 # --- ranges --------------------------------------------------------------------------------------

@@ -131,14 +131,21 @@ def test_a_session_that_is_listed_twice_is_one() -> None:
     assert "11" in ids
 
 
-def test_sessions_that_share_a_number_are_both_kept(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("second", ["2026-08-02T12:00:00Z", "2026-08-14T12:00:00Z"])
+def test_sessions_that_share_a_number_are_both_kept(second: str) -> None:
     first = event("2026-08-02T10:00:00Z", "2026-08-02T11:00:00Z", session_id=11)
-    second = event("2026-08-02T12:00:00Z", "2026-08-02T13:00:00Z", session_id=11)
-    with serving([first, second], SELECTS["start"]) as sandbox:
-        output = sync(config_for(sandbox, start_date=START), select=("usage_sessions",))
+    sessions = [first, event(second, second, session_id=11), {**first, "duration": 9}]
+    with serving(sessions, SELECTS["start"]) as sandbox:
+        config = config_for(sandbox, start_date=START)
+        output = sync(config, select=("usage_sessions",))
+        later = sync(
+            {**config, "start_date": "2026-08-02T11:30:00Z"}, select=("usage_sessions",)
+        ).records["usage_sessions"]
     rows = output.records["usage_sessions"]
-    assert [(row["id"], row["session_id"]) for row in rows] == [("11", 11), ("11-2", 11)]
-    assert caplog.text.count("session_id is not unique") == 1
+    keys = [(row["id"], row["start_date"][:19] + "Z") for row in rows]
+    assert keys == [("11", "2026-08-02T10:00:00Z"), ("11", second)]
+    # The key of one does not depend on whether the other is there.
+    assert [(row["id"], row["start_date"][:19] + "Z") for row in later] == [("11", second)]
 
 
 def test_sessions_that_share_agent_and_start_keep_an_id_each() -> None:

@@ -164,6 +164,7 @@ def test_unknown_fields_are_named_without_values_and_without_names_of_people(
     sessions = [
         {**session, "rating": 5, "viewer_info": {"devices": ["phone"]}},
         {**session, "session_id": 2, "rating": 4, "bob@example.com": "secret", "duration": "long"},
+        {**session, "session_id": 3, "viewer_info": {"JaneDoe": 1, "203.0.113.5": 1, "555": 1}},
     ]
     document = {"sessions": sessions, "currency": "EUR"}
     with ScriptedSandbox(usage=document, demo_usage={"sessions": []}).running() as sandbox:
@@ -173,7 +174,10 @@ def test_unknown_fields_are_named_without_values_and_without_names_of_people(
     says = "the API sends more than the tap knows, which is in `extra`:"
     assert lines == [
         f"account_stats: {says} currency (1)",
-        f"usage_sessions: {says} duration (1), rating (2), viewer_info.devices (1), … (1)",
+        (
+            f"usage_sessions: {says} duration (1), rating (2), viewer_info.devices (1), "
+            "viewer_info.… (3), … (1)"
+        ),
     ]
 
 

@@ -83,7 +83,8 @@ def told(result: Ended) -> str:
             {"stream_maps": {"users": {"e_mail": "__NULL__"}}},
             "stream_maps: users has no field e_mail to leave out.",
         ),
-        ({"faker_config": {"seed": []}}, "faker_config"),
+        ({"faker_config": {"seed": {"a": 1}}}, "faker_config"),
+        ({"stream_maps": {"users": 5}}, "stream_maps"),
         (
             {
                 "flattening_enabled": True,
@@ -142,6 +143,10 @@ def test_white_space_around_the_key_is_dropped(sandbox: Sandbox, tmp_path: Path,
         {"bookmarks": {"usage_sessions": {"replication_key_value": 5}}},
         {"bookmarks": {"usage_sessions": "2026-08-30"}},
         {"bookmarks": {"usage_sessions": {"bookmark": "2026-08-30T00:00:00.000000Z"}}},
+        {"bookmarks": {"users": None}},
+        {"bookmarks": {"users": "x"}},
+        {"bookmarks": {"usage_sessions": {"progress_markers": None}}},
+        {"bookmarks": {"usage_sessions": {"partitions": 5}}},
         {"bookmarks": ["usage_sessions"]},
         ["usage_sessions"],
         "{",
@@ -176,7 +181,9 @@ def test_a_state_can_come_through_a_pipe(sandbox: Sandbox, tmp_path: Path) -> No
     assert "2026-08-22T23:59:59" <= min(starts) < "2026-08-24"
 
 
-@pytest.mark.parametrize("config", ["{", "[3]", "3"], ids=repr)
+@pytest.mark.parametrize(
+    "config", ["{", "[3]", "3", pytest.param("[" * 100_000, id="deep")], ids=repr
+)
 def test_a_broken_configuration_is_one_line(tmp_path: Path, config: str) -> None:
     assert "--config cannot be read" in told(run(tmp_path, config))
 
@@ -216,7 +223,7 @@ def test_discovery_needs_no_settings(tmp_path: Path) -> None:
         "account_stats": ["period", "timezone", "period_start"],
         "agent_stats": ["period", "timezone", "period_start", "email"],
         "demo_requests": ["id"],
-        "usage_sessions": ["id"],
+        "usage_sessions": ["id", "start_date"],
         "users": ["email"],
     }
     methods = {

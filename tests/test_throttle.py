@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import pytest
 
 from tap_crankwheel.auth import CrankWheelAuthenticator
 from tap_crankwheel.client import Client
+from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.sandbox.server import API_KEY, Behaviour, Sandbox
 from tap_crankwheel.throttle import Throttle
 from tests.support import (
@@ -171,9 +173,10 @@ def test_a_backfill_passes_a_rate_limit(
     assert faults.refused
     lines = [record.getMessage() for record in caplog.records]
     says = "max_parallel_requests is too high for this API, which answered"
-    assert says in lines[-1]
-    assert sum(says in line for line in lines) == 1
-    assert sum("429 Too Many Requests" in line for line in lines) == 1
+    assert sum("s for rate limits" in line for line in lines) == 1
+    assert (says in lines[-1]) == (parallel > 1)  # below one it cannot be lowered
+    minutes = clock.monotonic() / 60
+    assert 1 <= sum("429 Too Many Requests" in line for line in lines) <= 1 + minutes
 
 
 @pytest.mark.parametrize("retry_after", [True, False])
@@ -210,3 +213,14 @@ def check(sandbox: Sandbox, clock: FakeClock, parallel: int) -> None:
     assert canonical(records["usage_sessions"]) == canonical(expected_sessions(account))
     assert canonical(records["demo_requests"], "id") == canonical(expected_requests(account), "id")
     assert canonical(records["users"]) == canonical(expected_users(account))
+
+
+@pytest.mark.parametrize("parallel", [1, 4, 10])
+def test_a_rate_limit_that_never_ends_is_waited_for_an_hour(
+    sandbox: Sandbox, clock: FakeClock, parallel: int
+) -> None:
+    sandbox.behaviour = Behaviour(faults=itertools.repeat("429:60"))
+    config = config_for(sandbox, window_days=1, max_parallel_requests=parallel)
+    with pytest.raises(CrankWheelError, match="429 Too Many Requests"):
+        sync(config, clock=clock)
+    assert 3_500 <= clock.monotonic() <= 4_000

@@ -128,7 +128,7 @@ def diagram() -> str:
         joins += [
             f'    {whole} ||--o{{ {name} : "{", ".join(other.primary_keys)}"'
             for whole, other in streams.items()
-            if set(other.primary_keys) < set(stream.primary_keys) and whole != "users"
+            if set(other.primary_keys) < set(stream.primary_keys) and "period" in other.primary_keys
         ]
         lines = []
         for field, schema in stream.schema["properties"].items():
