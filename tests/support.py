@@ -304,11 +304,11 @@ def command_line(*arguments: str, tap: type[TapCrankWheel] = QuickTap) -> Ended:
     try:
         with captured() as lines, pytest.raises(SystemExit) as ended:
             tap.cli(list(arguments))  # asked for here, it logs to this standard error
-        told = sys.stderr.getvalue()
+        logged = sys.stderr.getvalue()
     finally:
         sys.stderr = stderr
     code = ended.value.code
-    return Ended("\n".join(lines), told, code if isinstance(code, int) else 0)
+    return Ended("\n".join(lines), logged, code if isinstance(code, int) else 0)
 
 
 def ranges(sandbox: Sandbox, path: str) -> list[tuple[datetime, datetime]]:

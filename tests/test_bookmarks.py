@@ -132,7 +132,7 @@ def test_the_bookmark_does_not_move_back(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"start_date": "2026-09-02"}, {"end_date": "2026-08-11"}])
-def test_an_empty_range_asks_for_nothing_and_leaves_the_state(
+def test_an_empty_range_requests_nothing_and_leaves_the_state(
     sandbox: Sandbox,
     settings: Row,
 ) -> None:
@@ -165,7 +165,7 @@ def test_an_end_date_in_the_future_is_now(sandbox: Sandbox) -> None:
     assert max(ranges(sandbox, "usage"))[1] == NOW + timedelta(seconds=1)
 
 
-def test_a_bookmark_in_the_future_is_taken_for_now(
+def test_a_bookmark_in_the_future_counts_as_now(
     sandbox: Sandbox,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -207,7 +207,7 @@ def test_what_runs_in_one_run_is_finished_in_the_next(sandbox: Sandbox) -> None:
     )
 
 
-def test_a_daily_run_asks_for_no_more_than_the_lookback_needs(sandbox: Sandbox) -> None:
+def test_a_daily_run_requests_no_more_than_the_lookback_needs(sandbox: Sandbox) -> None:
     config = config_for(sandbox)
     del config["end_date"]
     first = sync(config, clock=FakeClock(NOW))

@@ -166,9 +166,9 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     assert tap.returncode == 0  # as the SDK has it
     assert b"Traceback" not in err
     assert b"Ended by a signal; the next run continues from the last state." in err
-    told = re.search(rb"(\d+) requests, 0 retries", err)
-    assert told
-    assert int(told[1]) > 30  # those let through, and some that the gate holds
+    logged = re.search(rb"(\d+) requests, 0 retries", err)
+    assert logged
+    assert int(logged[1]) > 30  # those let through, and some that the gate holds
     assert out.endswith(b"\n")
     output = Output(complete_lines(out))
     warehouse = Warehouse()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tap_crankwheel.sandbox.server import Sandbox
 
 
-def told(stderr: str) -> list[str]:
+def messages(stderr: str) -> list[str]:
     """Return what a person reads: all but the metrics, without time, level and logger."""
     lines = [line.split(" | ", 3) for line in stderr.splitlines()]
     return [text for _, _, logger, text in lines if logger.strip() != "singer_sdk.metrics"]
@@ -26,7 +26,7 @@ def test_a_run_says_what_it_does_in_a_dozen_lines(sandbox: Sandbox, tmp_path: Pa
     config.write_text(json.dumps(config_for(sandbox, start_date="2026-08-12", stats_period="week")))
     result = command_line("--config", str(config))
     version, _, *lines = [
-        line for line in told(result.stderr) if not line.startswith("Starting incremental sync")
+        line for line in messages(result.stderr) if not line.startswith("Starting incremental sync")
     ]
     assert version.startswith("tap-crankwheel v")
     counts = {
@@ -142,7 +142,7 @@ def test_a_test_of_a_quiet_day_is_no_alarm(sandbox: Sandbox, tmp_path: Path) -> 
     sandbox.account.sessions_per_day = 0
     config = tmp_path / "config.json"
     config.write_text(json.dumps(config_for(sandbox)))
-    lines = told(command_line("--config", str(config), "--test").stderr)
+    lines = messages(command_line("--config", str(config), "--test").stderr)
     assert "usage_sessions: window 1 of 1 done" in "\n".join(lines)
     assert not any("found nothing" in line for line in lines)
     assert lines[-1] == "Test passed (all streams)."

@@ -77,7 +77,7 @@ def test_another_shape_is_an_error_without_values(document: object, message: str
     assert "secret" not in str(caught.value)
 
 
-def test_no_sessions_are_none() -> None:
+def test_an_answer_without_sessions_has_no_rows() -> None:
     assert sessions() == []
     found = payloads.usage_sessions(answer({"sessions": None}), parser("usage_sessions"))
     assert list(found) == []
@@ -149,7 +149,9 @@ def test_an_id_stays_the_same_while_the_rest_changes() -> None:
 
 
 @given(st.permutations(range(4)))
-def test_requests_alike_come_in_the_same_order_and_are_told_apart(order: list[int]) -> None:
+def test_identical_requests_come_in_the_same_order_with_different_contents(
+    order: list[int],
+) -> None:
     items = [{**REQUEST, "availability_bucket": text} for text in ("a", "b", "c", "c")]
 
     def events(items: list[Row]) -> list[tuple[str, str | None, str]]:

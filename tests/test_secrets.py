@@ -75,7 +75,7 @@ def test_the_key_is_in_nothing_the_command_line_tells(
     "api_url",
     [f"https://{KEY}@crankwheel.invalid/ss/api", f"http://127.0.0.1:9/{KEY}"],
 )
-def test_a_key_in_the_url_is_not_told_either(tmp_path: Path, api_url: str) -> None:
+def test_a_key_in_the_url_is_not_logged_either(tmp_path: Path, api_url: str) -> None:
     config = {"api_key": "k", "api_url": api_url, "start_date": "2026-08-01"}
     stdout, stderr = output_of(tmp_path, config)
     assert KEY not in stdout + stderr
@@ -114,10 +114,10 @@ def test_personal_data_is_in_no_log_and_no_state(sandbox: Sandbox, tmp_path: Pat
     config = config_for(sandbox, flattening_enabled=True, flattening_max_depth=1)
     stdout, stderr = output_of(tmp_path, config)
     states = [line for line in stdout.splitlines() if '"type":"STATE"' in line]
-    told = stderr + "".join(states)
+    logged = stderr + "".join(states)
     assert states
     for request in all_requests(sandbox.account):
         info = request["prospect_info"]
         for key in ("prospect-phone", "prospect-name", "prospect-email"):
-            assert info[key] not in told
+            assert info[key] not in logged
             assert info[key] in stdout

@@ -152,7 +152,7 @@ def test_statistics_by_period_and_zone(
     ] == agents
 
 
-def test_the_two_streams_of_statistics_ask_once_between_them(sandbox: Sandbox) -> None:
+def test_the_two_streams_of_statistics_share_their_requests(sandbox: Sandbox) -> None:
     sync(config_for(sandbox), select=("account_stats", "agent_stats"))
     asked = Counter(ranges(sandbox, "usage"))
     assert len(asked) == 22
@@ -167,7 +167,7 @@ def test_statistics_of_agents_alone_cost_one_request_a_period(sandbox: Sandbox) 
     assert output.records["agent_stats"]
 
 
-def test_a_period_is_asked_for_whole(sandbox: Sandbox) -> None:
+def test_a_whole_period_is_requested(sandbox: Sandbox) -> None:
     config = config_for(sandbox, start_date="2026-08-20T10:00:00Z", end_date="2026-08-22T10:00:00Z")
     output = sync(config, select=("account_stats",))
     starts = [row["period_start"][:10] for row in output.records["account_stats"]]
@@ -183,7 +183,7 @@ def test_a_period_is_asked_for_whole(sandbox: Sandbox) -> None:
     )
 
 
-def test_the_running_period_is_asked_for_to_now(sandbox: Sandbox) -> None:
+def test_the_running_period_is_requested_up_to_now(sandbox: Sandbox) -> None:
     sync(
         config_for(sandbox, start_date="2026-09-01"),
         select=("account_stats",),
@@ -193,7 +193,7 @@ def test_the_running_period_is_asked_for_to_now(sandbox: Sandbox) -> None:
     assert [end for _, end in ranges(sandbox, "demo_usage")] == [NOW]
 
 
-def test_windows_are_asked_for_with_a_second_on_each_side(sandbox: Sandbox) -> None:
+def test_windows_are_requested_with_a_second_on_each_side(sandbox: Sandbox) -> None:
     config = config_for(sandbox, start_date="2026-08-20", end_date="2026-08-30T12:00:00.5Z")
     sync(config, select=("usage_sessions",))
     second = timedelta(seconds=1)
@@ -247,7 +247,7 @@ def test_without_start_date_a_run_begins_with_the_period_of_28_days_ago(
     assert "lies within a period" not in caplog.text
 
 
-def test_a_stream_that_is_not_selected_asks_for_nothing(sandbox: Sandbox) -> None:
+def test_a_deselected_stream_requests_nothing(sandbox: Sandbox) -> None:
     sync(config_for(sandbox), select=("users",))
     assert [request.rpartition("/")[2] for request in sandbox.requests] == ["user_access"]
 

@@ -1,4 +1,4 @@
-"""Settings and the command line: what a user can get wrong, and what they are told."""
+"""Settings and the command line: what a user can get wrong, and the line that says so."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(tmp_path: Path, config: object, *arguments: str, state: object = None) -
     return command_line("--config", str(path), *arguments)
 
 
-def told(result: Ended) -> str:
+def error_line(result: Ended) -> str:
     """Return the one line that a failed run ends with."""
     assert result.exit_code == 1
     assert "Traceback" not in result.output
@@ -116,14 +116,14 @@ def test_a_wrong_setting_is_one_line(
 ) -> None:
     config = config_for(sandbox, **settings)
     result = run(tmp_path, {k: v for k, v in config.items() if v is not None}, *arguments)
-    assert message in told(result)
+    assert message in error_line(result)
     assert "12345" not in result.output
     assert SECRET not in result.output
     assert '"type"' not in result.stdout
     assert sandbox.requests == []
 
 
-def test_several_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
+def test_several_wrong_settings_are_reported_together(tmp_path: Path) -> None:
     result = run(tmp_path, {"start_date": "x", "timezone": "y"})
     assert result.exit_code == 1
     for setting in ("api_key", "start_date", "timezone"):
@@ -156,7 +156,7 @@ def test_white_space_around_the_key_is_dropped(sandbox: Sandbox, tmp_path: Path,
 )
 def test_a_broken_state_is_one_line(sandbox: Sandbox, tmp_path: Path, state: object) -> None:
     result = run(tmp_path, config_for(sandbox), state=state)
-    assert "state" in told(result)
+    assert "state" in error_line(result)
     assert sandbox.requests == []
 
 
@@ -185,20 +185,20 @@ def test_a_state_can_come_through_a_pipe(sandbox: Sandbox, tmp_path: Path) -> No
     "config", ["{", "[3]", "3", pytest.param("[" * 100_000, id="deep")], ids=repr
 )
 def test_a_broken_configuration_is_one_line(tmp_path: Path, config: str) -> None:
-    assert "--config cannot be read" in told(run(tmp_path, config))
+    assert "--config cannot be read" in error_line(run(tmp_path, config))
 
 
 def test_a_missing_configuration_is_one_line(tmp_path: Path) -> None:
     result = run(tmp_path, {}, "--config", str(tmp_path / "none.json"))
-    assert "--config cannot be read" in told(result)
+    assert "--config cannot be read" in error_line(result)
 
 
-def test_a_number_in_the_environment_that_is_none(
+def test_a_variable_that_is_not_a_number_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("TAP_CRANKWHEEL_WINDOW_DAYS", "seven")
-    assert "A setting in the environment cannot be read" in told(
+    assert "A setting in the environment cannot be read" in error_line(
         run(tmp_path, {"api_key": "k"}, "--config", "ENV"),
     )
 
@@ -296,7 +296,7 @@ def test_a_stream_map_that_cannot_be_evaluated_is_one_line(
     arguments: tuple[str],
 ) -> None:
     config = config_for(sandbox, stream_maps={"users": {"domain": "not python"}})
-    assert "stream_maps: Failed to evaluate" in told(run(tmp_path, config, *arguments))
+    assert "stream_maps: Failed to evaluate" in error_line(run(tmp_path, config, *arguments))
 
 
 def test_a_stream_map_that_fails_for_a_record_is_one_line_without_its_values(
@@ -306,10 +306,10 @@ def test_a_stream_map_that_fails_for_a_record_is_one_line_without_its_values(
     for expression, reason in (("md5(handled_by)", "AttributeError"), ("int(id)", "ValueError")):
         config = config_for(sandbox, stream_maps={"demo_requests": {"x": expression}})
         result = run(tmp_path, config)
-        assert f"stream_maps: an expression fails for a record ({reason})" in told(result)
+        assert f"stream_maps: an expression fails for a record ({reason})" in error_line(result)
 
 
-def test_the_test_says_that_it_is_passed_and_asks_for_little(
+def test_the_test_says_that_it_passed_and_requests_little(
     sandbox: Sandbox,
     tmp_path: Path,
 ) -> None:
@@ -350,12 +350,14 @@ def test_a_setting_that_is_null_has_its_default(
     ],
 )  # fmt: skip
 def test_a_url_that_is_none_is_one_line(tmp_path: Path, api_url: str) -> None:
-    assert "api_url is not a URL" in told(run(tmp_path, {"api_key": "k", "api_url": api_url}))
+    assert "api_url is not a URL" in error_line(run(tmp_path, {"api_key": "k", "api_url": api_url}))
 
 
 @pytest.mark.parametrize("api_url", ["https://meeting..is/ss/api", f"https://{'x' * 64}.is/"])
 def test_a_host_that_cannot_be_is_one_line(tmp_path: Path, api_url: str) -> None:
-    line = told(run(tmp_path, {"api_key": "k", "api_url": api_url, "start_date": "2026-08-01"}))
+    line = error_line(
+        run(tmp_path, {"api_key": "k", "api_url": api_url, "start_date": "2026-08-01"})
+    )
     assert "api_url is not a URL" in line or "is not valid HTTP" in line
 
 
@@ -370,7 +372,7 @@ def test_a_bookmark_that_is_none_is_one_line(
     value: object,
 ) -> None:
     state = {"bookmarks": {"usage_sessions": {"replication_key_value": value}}}
-    assert "the bookmark of usage_sessions is not a timestamp" in told(
+    assert "the bookmark of usage_sessions is not a timestamp" in error_line(
         run(tmp_path, config_for(sandbox), state=state),
     )
 
@@ -380,10 +382,10 @@ def test_a_broken_catalog_is_one_line(sandbox: Sandbox, tmp_path: Path, catalog:
     path = tmp_path / "catalog.json"
     path.write_text(json.dumps(catalog))
     result = run(tmp_path, config_for(sandbox), "--catalog", str(path))
-    assert "--catalog cannot be read" in told(result)
+    assert "--catalog cannot be read" in error_line(result)
 
 
-def test_a_key_in_the_wrong_setting_is_not_told(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_key_in_the_wrong_setting_is_not_logged(sandbox: Sandbox, tmp_path: Path) -> None:
     result = run(tmp_path, config_for(sandbox, window_days=SECRET, stats_period=SECRET))
     assert "window_days has to be of type" in result.stderr
     assert SECRET not in result.output
@@ -394,7 +396,7 @@ def test_an_answer_nested_too_deeply_is_one_line(tmp_path: Path) -> None:
     for _ in range(700):
         nested = {"n": nested}
     with ScriptedSandbox(users=[{"email": "a", "more": nested}]).running() as sandbox:
-        assert "too deeply nested" in told(run(tmp_path, config_for(sandbox), "--test"))
+        assert "too deeply nested" in error_line(run(tmp_path, config_for(sandbox), "--test"))
 
 
 def warnings(result: Ended) -> list[str]:
@@ -433,7 +435,7 @@ def test_a_misspelt_variable_is_named_with_the_setting_that_is_meant(
 def test_a_test_gives_up_soon_where_nobody_is(tmp_path: Path, api_url: str) -> None:
     config = {"api_key": "k", "api_url": api_url, "start_date": "2026-08-01"}
     result = run(tmp_path, config, "--test")
-    line = told(result)
+    line = error_line(result)
     assert "GET /usage for " in line
     seconds = re.search(r" failed 3 times in (\d+) seconds", line)
     assert seconds
@@ -456,7 +458,7 @@ def test_another_replication_key_is_one_line(sandbox: Sandbox, tmp_path: Path, k
     path = tmp_path / "catalog.json"
     path.write_text(json.dumps(catalog))
     result = run(tmp_path, config_for(sandbox), "--catalog", str(path))
-    assert f"--catalog: usage_sessions cannot be replicated by {key}" in told(result)
+    assert f"--catalog: usage_sessions cannot be replicated by {key}" in error_line(result)
 
 
 def test_a_catalog_without_replication_keys_leaves_the_streams_incremental(

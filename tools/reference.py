@@ -33,8 +33,8 @@ _BUILT_IN = ("stream_map", "faker", "flattening")
 def about() -> dict[str, Any]:
     """Return what the tap says of itself."""
     answer = subprocess.run(_ABOUT, capture_output=True, check=True)  # noqa: S603
-    told: dict[str, Any] = json.loads(answer.stdout)
-    return told
+    info: dict[str, Any] = json.loads(answer.stdout)
+    return info
 
 
 def type_of(schema: dict[str, Any]) -> str:
@@ -164,38 +164,38 @@ def setting_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return setting
 
 
-def common(told: dict[str, Any]) -> dict[str, Any]:
+def common(info: dict[str, Any]) -> dict[str, Any]:
     """Return what the plugin definition and `meltano.yml` both say of the tap."""
-    properties = told["settings"]["properties"]
+    properties = info["settings"]["properties"]
     return {
-        "capabilities": sorted(told["capabilities"]),
-        "settings_group_validation": [told["settings"]["required"]],
+        "capabilities": sorted(info["capabilities"]),
+        "settings_group_validation": [info["settings"]["required"]],
         "settings": [setting_of(name, properties[name]) for name in sorted(properties)],
     }
 
 
-def plugin(told: dict[str, Any]) -> dict[str, Any]:
+def plugin(info: dict[str, Any]) -> dict[str, Any]:
     """Return the plugin definition, in the format of Meltano Hub's own.
 
     `quality` is for the Hub's maintainers to give.
     """
-    urls = dict(url.split(", ") for url in metadata(told["name"]).get_all("Project-URL", []))
+    urls = dict(url.split(", ") for url in metadata(info["name"]).get_all("Project-URL", []))
     definition = {
-        **common(told),
-        "name": told["name"],
-        "namespace": told["name"].replace("-", "_"),
-        "variant": told["name"],
+        **common(info),
+        "name": info["name"],
+        "namespace": info["name"].replace("-", "_"),
+        "variant": info["name"],
         "label": "CrankWheel",
         "description": "Browser screen sharing for sales teams",
-        "pip_url": told["name"],
-        "executable": told["name"],
+        "pip_url": info["name"],
+        "executable": info["name"],
         "domain_url": urls["CrankWheel"],
         "docs": urls["CrankWheel API"],
         "keywords": ["api", "meltano_sdk"],
         "maintenance_status": "beta",
         "quality": "unknown",
         "select": ["*.*"],
-        "supported_python_versions": told["supported_python_versions"],
+        "supported_python_versions": info["supported_python_versions"],
     }
     if repository := urls.get("Repository"):  # a variant is called after its publisher
         definition |= {"repo": repository, "variant": repository.split("/")[-2].lower()}
@@ -207,12 +207,12 @@ def as_yaml(document: dict[str, Any]) -> str:
     return yaml.safe_dump(document, width=100, allow_unicode=True)
 
 
-def project(told: dict[str, Any]) -> str:
+def project(info: dict[str, Any]) -> str:
     """Return `meltano.yml` with the tap's settings renewed, written as Meltano writes it."""
     ruamel = YAML()
     ruamel.width = 10**6
     document = ruamel.load(PROJECT)
-    document["plugins"]["extractors"][0].update(common(told))
+    document["plugins"]["extractors"][0].update(common(info))
     written = StringIO()
     ruamel.dump(document, written)
     return written.getvalue()
@@ -223,15 +223,15 @@ def project(told: dict[str, Any]) -> str:
 
 def render() -> dict[Path, str]:
     """Return what each file should hold."""
-    told = about()
+    info = about()
     readme = README.read_text()
     for name, new in (
-        ("settings", settings_table(told["settings"])),
+        ("settings", settings_table(info["settings"])),
         ("streams", streams_tables()),
         ("diagram", diagram()),
     ):
         readme = between(readme, f"<!-- {name} -->", f"<!-- /{name} -->", f"\n{new}\n\n")
-    return {README: readme, PLUGIN: as_yaml(plugin(told)), PROJECT: project(told)}
+    return {README: readme, PLUGIN: as_yaml(plugin(info)), PROJECT: project(info)}
 
 
 if __name__ == "__main__":

@@ -156,6 +156,6 @@ def test_the_definition_adds_the_tap_to_an_empty_project(
     folder = tmp_path / "project"
     definition = ROOT / "hub" / "tap-crankwheel.yml"
     run(meltano, "add", "tap-crankwheel", "--from-ref", definition, cwd=folder)
-    told = run(meltano, "invoke", "tap-crankwheel", "--version", cwd=folder)
-    assert "tap-crankwheel v1.2.3" in told
+    printed = run(meltano, "invoke", "tap-crankwheel", "--version", cwd=folder)
+    assert "tap-crankwheel v1.2.3" in printed
     assert "TAP_CRANKWHEEL_API_KEY" in run(meltano, "config", "list", "tap-crankwheel", cwd=folder)

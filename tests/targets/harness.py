@@ -152,9 +152,9 @@ def load(target: Target, commands: Path, look: Look, place: Place) -> None:
     config = place.folder / "config.json"
     config.write_text(json.dumps(target.config(place)))
     text = "".join(f"{line}\n" for line in look.lines)
-    told = call(commands / target.executable, "--config", config, cwd=place.folder, stdin=text)
+    printed = call(commands / target.executable, "--config", config, cwd=place.folder, stdin=text)
     with (place.folder / "output").open("a") as output:
-        output.write(told)
+        output.write(printed)
 
 
 def try_target(target: Target, venvs: Path, places: Mapping[str, Place]) -> Outcome:

@@ -63,8 +63,8 @@ def test_the_output_passes_singer_check_tap(flat: bool, venvs: Path, tmp_path: P
         call(find_uv_bin(), "pip", "install", "--python", venv, "singer-tools", cwd=venvs)
     for look in looks(flat=flat):
         text = "\n".join(look.lines) + "\n"
-        told = call(venv / "bin" / "singer-check-tap", cwd=tmp_path, stdin=text)
-        assert "The output is valid" in told
+        printed = call(venv / "bin" / "singer-check-tap", cwd=tmp_path, stdin=text)
+        assert "The output is valid" in printed
 
 
 @pytest.mark.parametrize(
