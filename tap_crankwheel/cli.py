@@ -59,26 +59,30 @@ class CommandLineTap(Tap):
 
     @override
     def setup_mapper(self) -> None:
-        for line in self._lost_maps():
-            raise CrankWheelError(f"stream_maps: {line}")
+        self._check_stream_maps()
         try:
             super().setup_mapper()
         except ValueError as error:  # two flattened columns of one name
             raise CrankWheelError(f"flattening: {error}.") from None
 
-    def _lost_maps(self) -> Iterator[str]:
-        """Yield what stream maps name that does not exist: what they should hide would go out."""
+    def _check_stream_maps(self) -> None:
+        """Refuse maps of what does not exist: what they should hide would be emitted."""
         for alias, fields in self.config.get("stream_maps", {}).items():
             if alias.startswith("__"):
                 continue
             source = fields.get("__source__", alias) if isinstance(fields, dict) else alias
             found = fnmatch.filter(self.streams, str(source))
             if not found:
-                yield f"there is no stream {source}. There are {', '.join(self.streams)}."
+                raise CrankWheelError(
+                    f"stream_maps: there is no stream {source}. There are "
+                    f"{', '.join(self.streams)}."
+                )
             for name, value in fields.items() if isinstance(fields, dict) else ():
                 known = any(name in self.streams[stream].schema["properties"] for stream in found)
                 if value in {None, "__NULL__"} and not (known or name.startswith("__")):
-                    yield f"{source} has no field {name} to leave out."
+                    raise CrankWheelError(
+                        f"stream_maps: {source} has no field {name} to leave out."
+                    )
 
     @override
     def _validate_config(self, *, raise_errors: bool = True) -> list[str]:

@@ -187,7 +187,7 @@ def read_settings(
 
     Returns:
         The settings, and a line for each that is invalid; its default, or nothing, stands in its
-        place. No line holds a value, since that may be the key.
+        place. No line holds a value that may be the key.
     """
     reader = _Reader(config, schema)
     start, end = reader.read("start_date", _start_date), reader.read("end_date", _date)
