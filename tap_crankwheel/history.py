@@ -105,6 +105,11 @@ class CrankWheelStream(Stream):
         self._objects = [k for k, field in schema["properties"].items() if "properties" in field]
 
     @property
+    def testing(self) -> bool:
+        """Whether this is a `--test`, which reads no more than a few records."""
+        return self.ABORT_AT_RECORD_COUNT is not None
+
+    @property
     def request_path(self) -> str:
         """The path, with the endpoint that the settings name."""
         return self.path.format(usage_endpoint=self.run.settings.usage_endpoint)
@@ -136,7 +141,7 @@ class CrankWheelStream(Stream):
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:
         unknown: Counter[str] = Counter()
-        self.run.client.impatient = self.ABORT_AT_RECORD_COUNT is not None
+        self.run.client.impatient = self.testing
         try:
             # Up to the limit of `--test`: the SDK logs an error for a stream that reaches it.
             for record in itertools.islice(self.records(), self.ABORT_AT_RECORD_COUNT):
@@ -199,7 +204,7 @@ class WindowedStream(CrankWheelStream, Generic[T]):
 
     @override
     def get_replication_key_signpost(self, context: Context | None = None) -> None:
-        """Write no signpost: `_history` already caps bookmarks at the start of the run."""
+        """Write no signpost: `history` already caps bookmarks at the start of the run."""
 
     @abstractmethod
     def windows(self, history: Window) -> list[Window]:
@@ -208,6 +213,10 @@ class WindowedStream(CrankWheelStream, Generic[T]):
     @abstractmethod
     def fetch(self, window: Window) -> T:
         """Request a window; runs in a thread of its own."""
+
+    def settled(self, answers: Iterator[tuple[Window, T]]) -> Iterator[tuple[Window, T]]:
+        """Yield each window once no later answer changes its rows: here, at once."""
+        return answers
 
     @abstractmethod
     def rows(self, window: Window, answer: T) -> Iterable[Row]:
@@ -228,7 +237,7 @@ class WindowedStream(CrankWheelStream, Generic[T]):
     @override
     def records(self) -> Iterator[Record]:
         bookmark = self._bookmark()
-        history = self._history(bookmark)
+        history = self.history()
         windows = self.windows(history)
         if not windows:
             self.logger.warning(
@@ -236,8 +245,7 @@ class WindowedStream(CrankWheelStream, Generic[T]):
                 self.name,
             )
             return
-        testing = self.ABORT_AT_RECORD_COUNT is not None  # `--test`: the latest window will do
-        if testing:
+        if self.testing:  # the latest window will do
             history, windows = windows[-1], windows[-1:]
         client, parallel = self.run.client, self.run.settings.max_parallel_requests
         self.logger.info(
@@ -248,14 +256,14 @@ class WindowedStream(CrankWheelStream, Generic[T]):
             len(windows),
         )
         progress = _Progress(self.name, len(windows), self.run.clock, self.logger)
-        for window, answer in read_ahead(self.fetch, windows, parallel):
+        for window, answer in self.settled(read_ahead(self.fetch, windows, parallel)):
             for row in self.rows(window, answer):
                 yield row
                 progress.records += 1
-            if self.replication_method == "INCREMENTAL" and not testing:
+            if self.replication_method == "INCREMENTAL" and not self.testing:
                 self._complete(window, bookmark)
             progress.log(window)
-        if not progress.records and bookmark is None and not testing:
+        if not progress.records and bookmark is None and not self.testing:
             self.logger.warning(
                 "%s: this first run found nothing in %s. If there should be something, check "
                 "start_date and end_date, and that the key is of the account you mean.",
@@ -270,8 +278,9 @@ class WindowedStream(CrankWheelStream, Generic[T]):
             return None
         return parse_timestamp(value)
 
-    def _history(self, bookmark: datetime | None) -> Window:
-        """Return the range to read, starting `lookback_days` before the bookmark."""
+    def history(self) -> Window:
+        """Return the range that this run reads, starting `lookback_days` before the bookmark."""
+        bookmark = self._bookmark()
         settings, now = self.run.settings, self.run.started_at
         start = settings.start_date or self._default_start()
         if bookmark is None and settings.start_date is None:
@@ -281,10 +290,10 @@ class WindowedStream(CrankWheelStream, Generic[T]):
             )
         if bookmark is not None:
             if bookmark > now:
-                self.logger.warning(
-                    "%s: the bookmark %s lies in the future: now is used instead.",
-                    self.name,
-                    bookmark,
+                self.run.log_once(
+                    logging.WARNING,
+                    f"{self.name}: the bookmark {bookmark} lies in the future: now is used "
+                    "instead.",
                 )
             since = min(bookmark, now) - settings.lookback
             start = max(since, start) if settings.start_date else since

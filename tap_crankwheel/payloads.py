@@ -202,7 +202,7 @@ def session_items(answer: Answer) -> list[msgspec.Raw]:
     Raises:
         ShapeError: The answer has none, or says that there are more.
     """
-    document = _require_object(answer)
+    document = require_object(answer)
     if "sessions" not in document:
         raise ShapeError("the answer has no `sessions`", missing=True)
     try:
@@ -215,13 +215,13 @@ def session_items(answer: Answer) -> list[msgspec.Raw]:
 
 def beside_sessions(answer: Answer) -> Row:
     """Return what an answer holds beside `sessions`; raise ShapeError if it is not an object."""
-    return {k: _parse_raw(v) for k, v in _require_object(answer).items() if k != "sessions"}
+    return {k: _parse_raw(v) for k, v in require_object(answer).items() if k != "sessions"}
 
 
 def _user_items(answer: Answer) -> list[msgspec.Raw]:
     if isinstance(answer, list):
         return answer
-    document = _require_object(answer)
+    document = require_object(answer)
     lists = [
         _list_decoder.decode(value) or []
         for value in document.values()
@@ -249,7 +249,8 @@ def _require_all(document: dict[str, msgspec.Raw], held: int) -> None:
             )
 
 
-def _require_object(answer: Answer) -> dict[str, msgspec.Raw]:
+def require_object(answer: Answer) -> dict[str, msgspec.Raw]:
+    """Return an answer that is an object; raise ShapeError for another one."""
     if not isinstance(answer, dict):
         raise ShapeError("the answer is not an object")
     return answer

@@ -1,7 +1,7 @@
-"""Statistics: a period's answers into the rows of account_stats and agent_stats.
+"""Statistics: a period's sessions and answers into the rows of account_stats and agent_stats.
 
-Everything here is pure. Meetings and seconds are counted from the sessions of the period. What the
-API's own `stats` hold is passed on as it came, since the names in it are undocumented.
+Everything here is pure. What the API's own `stats` hold is passed on as it came, since the names in
+it are undocumented.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from tap_crankwheel.errors import ShapeError
-from tap_crankwheel.payloads import beside_sessions, session_items, usage_sessions
-from tap_crankwheel.rows import INVALID, ObjectParser, parse_integer, parse_number
+from tap_crankwheel.payloads import beside_sessions, session_items
+from tap_crankwheel.rows import INVALID, ObjectParser, Row, parse_integer, parse_number
 from tap_crankwheel.windows import format_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from tap_crankwheel.payloads import Answer
-    from tap_crankwheel.rows import Row
+    from tap_crankwheel.tally import Durations
     from tap_crankwheel.windows import Window
 
 
-#: The seconds of each session, by the agent's email; None where a session has none.
-Durations = dict[str | None, list[Any]]
+#: A number of cancelled demo requests, None if it is unknown, and what is for `extra`.
+Canceled = tuple[object, Row]
 
 
 class PeriodParser:
@@ -32,68 +32,34 @@ class PeriodParser:
     Args:
         unit: The kind of the periods, one of `PERIODS`.
         zone: The name of the time zone whose calendar they follow.
-        session_schema: The schema of usage_sessions.
         account_schema: The schema of account_stats.
     """
 
-    def __init__(
-        self,
-        unit: str,
-        zone: str,
-        session_schema: Mapping[str, Any],
-        account_schema: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, unit: str, zone: str, account_schema: Mapping[str, Any]) -> None:
         self._kind = {"period": unit, "timezone": zone}
-        self._parse_session = ObjectParser(session_schema, computed=["id"])
         computed = account_schema["properties"].keys() - {"stats"}
         self._parse_account = ObjectParser(account_schema, computed)
 
-    def durations(self, period: Window, usage: Answer) -> Durations:
-        """Return the seconds of each session that starts in a period, by the agent's email.
-
-        A session that is still running counts with its duration so far, if the API sends one. Of
-        an ended session the seconds are None if the API does not send them.
-
-        Args:
-            period: The period.
-            usage: The answer of `/usage` for it; sessions outside the period do not count.
-
-        Raises:
-            ShapeError: It is not such an answer, or a session has no start, or neither number nor
-                email.
-        """
-        start, end = map(format_timestamp, period)
-        durations: Durations = {}
-        seen = set()
-        for identity, content, session in usage_sessions(usage, self._parse_session):
-            if (identity, content) in seen or not start <= session["start_date"] < end:
-                continue
-            seen.add((identity, content))
-            running = session["session_ended"] is False
-            seconds = 0 if running and session["duration"] is None else session["duration"]
-            durations.setdefault(session["email"], []).append(seconds)
-        return durations
-
     def account(
-        self, period: Window, usage: Answer, demo_usage: Answer, durations: Durations
+        self, period: Window, usage: Answer, canceled: Canceled, durations: Durations
     ) -> Row:
         """Return the account's row for a period.
 
         Args:
             period: The period.
-            usage: The answer of `/usage` for it.
-            demo_usage: The answer of `/demo_usage` for it; null if the account has none.
-            durations: What `durations` returns for it.
+            usage: The answer of `/usage` for it; sessions in it do not count.
+            canceled: What `canceled_requests` returns for it.
+            durations: The seconds of each session that starts in the period, by email.
 
         Raises:
-            ShapeError: One of the answers is not such an answer.
+            ShapeError: The answer is not an object.
         """
-        canceled, rest = (None, {}) if demo_usage is None else _canceled_requests(demo_usage)
+        number, rest = canceled
         row = self._parse_account(beside_sessions(usage) | rest)
         row |= self._head(period)
         row["meetings"] = sum(map(len, durations.values()))
         row["total_seconds"] = _total(itertools.chain.from_iterable(durations.values()))
-        row["canceled_demo_requests"] = canceled
+        row["canceled_demo_requests"] = number
         return row
 
     def agents(self, period: Window, usage: Answer, durations: Durations) -> list[Row]:
@@ -126,15 +92,12 @@ class PeriodParser:
         return {**self._kind, "period_start": start, "period_end": end}
 
 
-def _total(seconds: Iterable[Any]) -> object:
-    """Return a sum; None if a part of it is unknown, or it does not fit 64 bits."""
-    parts = list(seconds)
-    total = None if None in parts else parse_number(sum(parts))
-    return None if total is INVALID else total
+def canceled_requests(demo_usage: Answer) -> Canceled:
+    """Return how many requests were cancelled, and what an answer of `/demo_usage` holds besides.
 
-
-def _canceled_requests(demo_usage: Answer) -> tuple[object, Row]:
-    """Return the number of cancelled requests, and what the answer holds besides, for `extra`."""
+    Raises:
+        ShapeError: It is not such an answer.
+    """
     try:
         session_items(demo_usage)  # an error object is not an answer
     except ShapeError as error:
@@ -146,6 +109,13 @@ def _canceled_requests(demo_usage: Answer) -> tuple[object, Row]:
         rest["total_canceled_requests"] = value
         count = None
     return count, {"demo_usage": rest} if rest else {}
+
+
+def _total(seconds: Iterable[Any]) -> object:
+    """Return a sum; None if a part of it is unknown, or it does not fit 64 bits."""
+    parts = list(seconds)
+    total = None if None in parts else parse_number(sum(parts))
+    return None if total is INVALID else total
 
 
 def _collect_entries(

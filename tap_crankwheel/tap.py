@@ -16,6 +16,7 @@ from tap_crankwheel.client import Client
 from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.history import Run, WindowedStream
 from tap_crankwheel.settings import CONFIG_SCHEMA, EPOCH
+from tap_crankwheel.tally import Tally
 from tap_crankwheel.windows import parse_timestamp
 
 if TYPE_CHECKING:
@@ -68,14 +69,24 @@ class TapCrankWheel(CommandLineTap):
             clock=self._clock,
         )
         run = Run(settings, client, self._clock, self.logger)
-        agent_stats = streams.AgentStats(self, run)
+        tally = Tally()
+        statistics = [streams.AccountStats(self, run, tally), streams.AgentStats(self, run, tally)]
         return [
-            streams.AccountStats(self, run, agent_stats),
-            agent_stats,
+            *statistics,
             streams.DemoRequests(self, run),
-            streams.UsageSessions(self, run),
+            streams.UsageSessions(self, run, tally, statistics),
             streams.Users(self, run, self.message_writer),
         ]
+
+    @property
+    @override
+    def streams(self) -> dict[str, Stream]:
+        """The streams, sessions first: what they request need not be requested for statistics.
+
+        In another order the rows would be the same.
+        """
+        found = super().streams
+        return {name: found[name] for name in (streams.UsageSessions.name, *found)}
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:

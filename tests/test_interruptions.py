@@ -155,7 +155,7 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     tmp_path: Path,
     number: signal.Signals,
 ) -> None:
-    gate = Gate(free=30)
+    gate = Gate(free=5)  # fewer than fill the pipe, which nobody reads yet
     sandbox.account.sessions_per_day = 60  # records enough that a buffer holds part of one
     sandbox.behaviour = Behaviour(faults=gate)
     with start(tmp_path, config_for(sandbox), None) as tap:
@@ -168,7 +168,7 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     assert b"Ended by a signal; the next run continues from the last state." in err
     logged = re.search(rb"(\d+) requests, 0 retries", err)
     assert logged
-    assert int(logged[1]) > 30  # those let through, and some that the gate holds
+    assert int(logged[1]) > 5  # those let through, and some that the gate holds
     assert out.endswith(b"\n")
     output = Output(complete_lines(out))
     warehouse = Warehouse()
@@ -192,8 +192,7 @@ def test_a_signal_leaves_no_message_half_written(tmp_path: Path) -> None:
     assert b"Traceback" not in err
     assert read.endswith(b"\n")
     kinds = [kind for kind, _ in Output(complete_lines(read)).types]
-    assert "RECORD" in kinds
-    assert len(kinds) < 20
+    assert 0 < kinds.count("RECORD") < 10
 
 
 def test_a_closed_pipe_ends_the_run_in_one_line(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -36,12 +36,15 @@ def test_a_run_says_what_it_does_in_a_dozen_lines(sandbox: Sandbox, tmp_path: Pa
     host = f"127.0.0.1:{sandbox.server_port}"
     asked = "2026-08-12 00:00 to 2026-09-01 15:20 UTC"
     weeks = "2026-08-31 00:00 to 2026-09-07 00:00 UTC"
+    week = "2026-08-31 00:00 to 2026-09-01 15:20 UTC"  # as far as it has come
     days = "2026-08-26 00:00 to 2026-09-01 15:20 UTC"
     assert lines == [
         (
             "start_date lies within a period: the statistics count all of it, from "
             "2026-08-10T00:00:00.000000Z on; the other streams begin at start_date."
         ),
+        f"usage_sessions: reading {asked} from {host}, windows: 4",
+        f"usage_sessions: window 4 of 4 done, {week}, {counts['usage_sessions']} records",
         f"account_stats: reading {asked} from {host}, windows: 4",
         f"account_stats: window 4 of 4 done, {weeks}, 4 records",
         f"agent_stats: reading {asked} from {host}, windows: 4",
@@ -53,8 +56,6 @@ def test_a_run_says_what_it_does_in_a_dozen_lines(sandbox: Sandbox, tmp_path: Pa
             f"prospect_info.prospect-has-crm ({counts['demo_requests']}), "
             f"prospect_info.prospect-team-size ({counts['demo_requests']})"
         ),
-        f"usage_sessions: reading {asked} from {host}, windows: 3",
-        f"usage_sessions: window 3 of 3 done, {days}, {counts['usage_sessions']} records",
         f"users: reading from {host}",
         "users: 6 records",
         f"{len(sandbox.requests)} requests, 0 retries; waited 0 s for rate limits",
@@ -97,7 +98,7 @@ def test_a_deselected_stream_is_named_and_never_requested(
     lines = [record.getMessage() for record in caplog.records if "METRIC" not in record.message]
     assert [line for line in lines if "deselected" in line] == [
         f"Skipping deselected stream '{stream}'."
-        for stream in ("account_stats", "agent_stats", "demo_requests", "usage_sessions")
+        for stream in ("usage_sessions", "account_stats", "agent_stats", "demo_requests")
     ]
     assert lines[-1].startswith("1 requests, 0 retries;")
     assert sandbox.requests == ["GET /ss/api/user_access"]
@@ -131,7 +132,7 @@ def test_a_first_run_that_finds_nothing_says_what_to_check(
         f"{stream}: this first run found nothing in {before:%Y-%m-%d} 00:00 to 2026-08-01 00:00 "
         "UTC. If there should be something, check start_date and end_date, and that the key is of "
         "the account you mean."
-        for stream in ("agent_stats", "demo_requests", "usage_sessions")
+        for stream in ("usage_sessions", "agent_stats", "demo_requests")
     ]
     caplog.clear()
     sync(config, state=output.state)
@@ -173,11 +174,11 @@ def test_unknown_fields_are_named_without_values_and_without_names_of_people(
     lines = [r.getMessage() for r in caplog.records if "more than the tap knows" in r.getMessage()]
     says = "the API sends more than the tap knows, which is in `extra`:"
     assert lines == [
-        f"account_stats: {says} currency (1)",
         (
             f"usage_sessions: {says} duration (1), rating (2), viewer_info.devices (1), "
             "viewer_info.… (3), … (1)"
         ),
+        f"account_stats: {says} currency (1)",
     ]
 
 

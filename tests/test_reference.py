@@ -33,10 +33,10 @@ def test_the_readme_has_tables_and_a_diagram() -> None:
     assert "| `viewer_info.locations` | list of texts |" in text
     joins = [line.strip() for line in text.splitlines() if "--o{" in line]
     assert joins == [
+        'users |o--o{ usage_sessions : "email = email"',
         'account_stats ||--o{ agent_stats : "period, timezone, period_start"',
         'users |o--o{ agent_stats : "email = email"',
         'users |o--o{ demo_requests : "email = handled_by"',
-        'users |o--o{ usage_sessions : "email = email"',
     ]
 
 

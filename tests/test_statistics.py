@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tap_crankwheel.errors import ShapeError
-from tap_crankwheel.statistics import PeriodParser
+from tap_crankwheel.payloads import usage_sessions
+from tap_crankwheel.statistics import PeriodParser, canceled_requests
+from tap_crankwheel.tally import Tally
 from tap_crankwheel.windows import Window
 from tests.answers import (
     Row,
@@ -18,6 +20,7 @@ from tests.answers import (
     json_values,
     kept,
     objects,
+    parser,
     schema,
     starts,
     texts,
@@ -31,12 +34,16 @@ DAY = Window(
 
 
 def stats(usage: Row, demo_usage: Row | None = None) -> tuple[Row, list[Row]]:
-    parser = PeriodParser("day", "UTC", schema("usage_sessions"), schema("account_stats"))
-    usage_answer, demo_answer = answer(usage), answer(demo_usage or {"sessions": []})
-    durations = parser.durations(DAY, usage_answer)
+    counter = PeriodParser("day", "UTC", schema("account_stats"))
+    usage_answer, tally = answer(usage), Tally()
+    for event in usage_sessions(usage_answer, parser("usage_sessions")):
+        tally.add(event)
+    tally.complete(DAY, usage_answer)
+    canceled = canceled_requests(answer(demo_usage or {"sessions": []}))
+    beside, durations = tally.beside(DAY), tally.durations(DAY)
     return (
-        parser.account(DAY, usage_answer, demo_answer, durations),
-        parser.agents(DAY, usage_answer, durations),
+        counter.account(DAY, beside, canceled, durations),
+        counter.agents(DAY, beside, durations),
     )
 
 
