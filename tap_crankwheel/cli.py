@@ -88,6 +88,7 @@ class CommandLineTap(Tap):
     def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
         # Private: the SDK has no public hook for checks beyond the JSON schema, and its own
         # messages hold the values, one of which may be the key in the wrong place.
+        _check_else(self.config.get("stream_maps"))
         super()._validate_config(raise_errors=False)
         self.settings, errors = read_settings(dict(self.config), self.config_jsonschema)
         written = {name: name for name in self.config}
@@ -154,6 +155,16 @@ class CommandLineTap(Tap):
                 streams = "schemas" if value == CliTestOptionValue.Schema.value else "all streams"
                 cls.logger.info("Test passed (%s).", streams)
                 raise
+
+
+def _check_else(maps: object) -> None:
+    """Refuse an `__else__` that the SDK does not know: its validator fails on one."""
+    places = [maps, *maps.values()] if isinstance(maps, dict) else []
+    if any(isinstance(p, dict) and p.get("__else__") not in (None, "__NULL__") for p in places):
+        raise CrankWheelError(
+            "stream_maps: __else__ can only be null, which leaves out what is not mapped (in "
+            "Meltano __NULL__). Set it to that, or remove it."
+        )
 
 
 @contextlib.contextmanager

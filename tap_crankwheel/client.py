@@ -39,12 +39,16 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS = 8
 MAX_WAIT = 3600.0
 IMPATIENT_WAIT = 10.0
+#: How many times its time-out an answer may take in all, though it never falls silent for so long.
+SLOWEST = 10
+CHUNK = 2**16  # bytes
 
 _TRANSIENT = (
     requests.ConnectionError,
     requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-    requests.exceptions.ContentDecodingError,
+    urllib3.exceptions.DecodeError,
+    urllib3.exceptions.ProtocolError,
+    urllib3.exceptions.ReadTimeoutError,
 )
 _UNREACHABLE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.NameResolutionError)
 _REFUSES_RANGE = {
@@ -62,7 +66,8 @@ class Client:
     Args:
         url: The URL of the API, such as `https://meeting.is/ss/api`.
         auth: Adds the API key to each request.
-        timeout: Seconds of silence from the server after which an attempt has failed.
+        timeout: Seconds of silence from the server after which an attempt has failed; so has one
+            whose answer takes `SLOWEST` times as long in all.
         parallel: How many requests may be under way at a time.
         user_agent: The value of the header User-Agent.
         clock: What tells the time and waits.
@@ -160,14 +165,15 @@ class Client:
     def _attempt(self, path: str, params: dict[str, str] | None) -> Answer:
         """Send one request and parse its answer. The text of its errors may hold the key."""
         try:
-            response = self._session.get(
+            with self._session.get(
                 self._url + path,
                 params=params,
                 timeout=self._timeout,
                 allow_redirects=False,
-            )
-            self._check_status(response)
-            return payloads.parse(response.content)
+                stream=True,
+            ) as response:
+                self._check_status(response)
+                return payloads.parse(self._body(response))
         except _TRANSIENT as error:
             cause = _root(error)
             if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
@@ -182,6 +188,17 @@ class Client:
             raise CrankWheelError(
                 f"the request or its answer is not valid HTTP ({type(error).__name__}).",
             ) from None
+
+    def _body(self, response: requests.Response) -> bytes:
+        """Read an answer as it arrives, since one that drips for ever is never silent."""
+        end = self._clock.monotonic() + SLOWEST * self._timeout
+        parts = []
+        while part := response.raw.read1(CHUNK, decode_content=True):
+            parts.append(part)
+            if self._clock.monotonic() > end:
+                reason = f"the answer is not complete after {SLOWEST * self._timeout} seconds"
+                raise FailedAttemptError(reason, slow=True)
+        return b"".join(parts)
 
     def _check_status(self, response: requests.Response) -> None:
         status = response.status_code

@@ -130,7 +130,8 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         th.IntegerType(minimum=1, maximum=3600),
         default=90,
         title="Request timeout",
-        description="Seconds of silence from the server after which a request is retried.",
+        description="Seconds of silence from the server after which a request is retried. An "
+        "answer may take ten times as long in all.",
     ),
     th.Property(
         "api_url",
@@ -158,7 +159,8 @@ class Settings:
         custom_questions: Ids of lead capture questions, without `prospect-`.
         usage_endpoint: The endpoint of sessions: `usage` or `usage_new`.
         max_parallel_requests: How many windows may be requested at a time.
-        request_timeout: Seconds of silence after which an attempt has failed.
+        request_timeout: Seconds of silence after which an attempt has failed; an answer may take
+            ten times as long in all.
     """
 
     api_url: str

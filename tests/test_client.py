@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import json
 import re
 import threading
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tap_crankwheel.client import retry_after
+from tap_crankwheel.auth import CrankWheelAuthenticator
+from tap_crankwheel.client import Client, retry_after
 from tap_crankwheel.errors import CrankWheelError, RangeRefusedError
 from tap_crankwheel.sandbox.server import API_KEY, Behaviour, Sandbox
 from tests.support import (
@@ -32,6 +36,7 @@ from tests.support import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
 
 def failing(*faults: str | None, **behaviour: object) -> Behaviour:
@@ -102,6 +107,69 @@ def test_many_faults_cost_nothing(
     assert len(retries) >= len(FAULTS)
     pattern = r"GET /\w+( for .* UTC)?(, attempt \d of 8: |: the API answered 429 )"
     assert all(re.match(pattern, line) for line in retries)
+
+
+class Hurried(FakeClock):
+    """A clock on which each look takes a minute, so that each part of an answer does."""
+
+    def monotonic(self) -> float:
+        self.advance(60)
+        return super().monotonic()
+
+
+def test_an_answer_that_drips_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    large = [{"email": "ann@example.com", "more": "x" * 4_000_000}]  # more than sixteen parts
+    with ScriptedSandbox(users=large).running() as sandbox:
+        error = ends_with(sandbox, "users", clock=Hurried(), request_timeout=90)
+    assert "the answer is not complete after 900 seconds" in error.message
+    assert "the answer is not complete after 900 seconds; the next in" in caplog.text
+
+
+def test_a_range_whose_answer_drips_is_requested_in_halves() -> None:
+    def usage(start: datetime, end: datetime) -> Row:
+        long = end - start > timedelta(days=4)
+        return {"sessions": [], "more": "x" * (4_000_000 if long else 1)}
+
+    with ScriptedSandbox(usage=usage).running() as sandbox:
+        config = config_for(sandbox, start_date="2026-08-20", end_date="2026-08-27")
+        output = sync(config, select=("usage_sessions",), clock=Hurried())
+        assert len(sandbox.requests) == 4  # the whole twice, then its halves
+    assert output.bookmarks["usage_sessions"] == "2026-08-27T00:00:00.000000Z"
+
+
+def test_answers_may_be_compressed_and_in_chunks_on_one_connection() -> None:
+    connections = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            connections.append(self.client_address)
+            super().setup()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            body = gzip.compress(json.dumps([{"email": "a" * 1000}] * 1000).encode())
+            for start in range(0, len(body), 100):
+                part = body[start : start + 100]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+            self.wfile.write(b"0\r\n\r\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        client = Client(f"http://127.0.0.1:{server.server_port}", CrankWheelAuthenticator("key"))
+        for _ in range(3):
+            answer = client.get("/user_access")
+            assert isinstance(answer, list)
+            assert len(answer) == 1000
+        server.shutdown()
+    assert len(connections) == 1
 
 
 @pytest.mark.parametrize("fault", ["500", "504", "429", "reset", "truncate", "html"])

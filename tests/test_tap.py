@@ -83,6 +83,8 @@ def error_line(result: Ended) -> str:
             {"stream_maps": {"users": {"e_mail": "__NULL__"}}},
             "stream_maps: users has no field e_mail to leave out.",
         ),
+        ({"stream_maps": {"__else__": 5}}, "__else__ can only be null"),
+        ({"stream_maps": {"users": {"__else__": {"a": 1}}}}, "__else__ can only be null"),
         ({"faker_config": {"seed": {"a": 1}}}, "faker_config"),
         ({"stream_maps": {"users": 5}}, "stream_maps"),
         (
