@@ -1,16 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import yaml
 
 from tap_crankwheel.tap import TapCrankWheel
 from tap_crankwheel.windows import PERIODS
-from tests.support import all_sessions, config_for, sync
-from tools.reference import PLUGIN, PROJECT, README, about, render
-
-if TYPE_CHECKING:
-    from tap_crankwheel.sandbox.server import Sandbox
+from tools.reference import PAGE, PLUGIN, PROJECT, about, render
 
 KINDS = {
     "array": 1,
@@ -26,8 +20,8 @@ def test_what_is_written_from_the_tap_is_current() -> None:
         assert path.read_text() == text, "run: uv run python tools/reference.py"
 
 
-def test_the_readme_has_tables_and_a_diagram() -> None:
-    text = README.read_text()
+def test_the_page_has_tables_and_a_diagram() -> None:
+    text = PAGE.read_text()
     assert "| `api_key` | text | **Required.** A read-only API key" in text
     assert 'One of hour, day, week, month. Default: `"day"`. |' in text
     assert "| `viewer_info.locations` | list of texts |" in text
@@ -61,25 +55,3 @@ def test_meltano_knows_every_setting() -> None:
     assert all(setting["label"] and setting["description"] for setting in settings.values())
     assert definition["settings_group_validation"] == [["api_key"]]
     assert definition["supported_python_versions"] == [f"3.{n}" for n in range(10, 15)]
-
-
-def test_the_readmes_ways_with_personal_data_work(sandbox: Sandbox) -> None:
-    blocks = README.read_text().split("## Personal data")[1].split("```yaml\n")[1:]
-    select, hashed = (yaml.safe_load(block.split("```")[0]) for block in blocks)
-    assert select == {"select": ["*.*", "!demo_requests.prospect_info"]}
-
-    output = sync(config_for(sandbox, **hashed["config"]))
-    addresses = [session["email"] for session in all_sessions(sandbox.account)]
-    assert not any(address in "".join(output.lines) for address in addresses)
-    users = {row["email"] for row in output.records["users"]}
-    for stream, field in (
-        ("usage_sessions", "email"),
-        ("agent_stats", "email"),
-        ("demo_requests", "handled_by"),
-    ):
-        assert {row[field] for row in output.records[stream]} - {None} <= users
-
-    plain = sync(config_for(sandbox), select=("demo_requests",)).records["demo_requests"]
-    ids = [row["id"] for row in output.records["demo_requests"]]
-    assert len(set(ids)) == len(plain)
-    assert not set(ids) & {row["id"] for row in plain}

@@ -1,7 +1,7 @@
 """Writes what the tap can say of itself where people look it up: `python tools/reference.py`.
 
-The README's diagram and its tables of settings and streams, the plugin definition for Meltano Hub,
-and the settings in `meltano.yml` come from `tap-crankwheel --about` and from the schemas.
+The diagram and the tables of `docs/reference.md`, the plugin definition for Meltano Hub, and the
+settings in `meltano.yml` come from `tap-crankwheel --about` and from the schemas.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from tap_crankwheel.tap import TapCrankWheel
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "reference.md"
 PROJECT = ROOT / "meltano.yml"
 PLUGIN = ROOT / "hub" / "tap-crankwheel.yml"
 
@@ -44,7 +44,7 @@ def type_of(schema: dict[str, Any]) -> str:
     return word
 
 
-# --- the README ----------------------------------------------------------------------------------
+# --- the page ----------------------------------------------------------------------------------
 
 
 def between(text: str, start: str, end: str, new: str) -> str:
@@ -224,14 +224,14 @@ def project(info: dict[str, Any]) -> str:
 def render() -> dict[Path, str]:
     """Return what each file should hold."""
     info = about()
-    readme = README.read_text()
+    page = PAGE.read_text()
     for name, new in (
         ("settings", settings_table(info["settings"])),
         ("streams", streams_tables()),
         ("diagram", diagram()),
     ):
-        readme = between(readme, f"<!-- {name} -->", f"<!-- /{name} -->", f"\n{new}\n\n")
-    return {README: readme, PLUGIN: as_yaml(plugin(info)), PROJECT: project(info)}
+        page = between(page, f"<!-- {name} -->", f"<!-- /{name} -->", f"\n{new}\n\n")
+    return {PAGE: page, PLUGIN: as_yaml(plugin(info)), PROJECT: project(info)}
 
 
 if __name__ == "__main__":

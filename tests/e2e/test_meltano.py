@@ -33,6 +33,7 @@ from tests.support import (
     expected_users,
     sync,
 )
+from tests.test_docs import blocks, extractor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -320,11 +321,38 @@ def test_the_readmes_query_says_what_it_shows(warehouse: Path) -> None:
     assert result.stdout.strip() == shown.strip()
 
 
-def test_the_readmes_way_to_hash_leaves_no_email(
+@into_duckdb
+def test_the_way_to_ask_queries_leaves_no_lock(warehouse: Path) -> None:
+    (code,) = blocks("docs/queries.md", "python")
+    # In a process that stays open, as a notebook does.
+    code += "\nprint(flush=True)\ninput()\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=warehouse.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as notebook:
+        assert notebook.stdout
+        assert "1359" in "".join(iter(notebook.stdout.readline, "\n"))
+        duckdb.connect(warehouse).close()  # fails while another process has it open
+        notebook.communicate("\n")
+    assert notebook.returncode == 0
+
+
+@into_duckdb
+def test_the_query_for_personal_data_finds_what_was_loaded(warehouse: Path) -> None:
+    (query,) = blocks("docs/personal-data.md", "sql")
+    with duckdb.connect(warehouse, read_only=True) as connection:
+        connection.execute("use crankwheel_sandbox")
+        found = connection.execute(query).fetchall()
+        assert found == connection.execute("select count(*) from usage_sessions").fetchall()
+
+
+def test_the_way_to_hash_leaves_no_email(
     project: Project, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    blocks = (ROOT / "README.md").read_text().split("## Personal data")[1].split("```yaml\n")[1:]
-    config = yaml.safe_load(blocks[1].split("```")[0])
+    config = extractor(blocks("docs/personal-data.md", "yaml")[1])
     task = project.copy(tmp_path)
     document = yaml.safe_load((tmp_path / "meltano.yml").read_text())
     document["plugins"]["extractors"][0].update(config)
@@ -338,11 +366,10 @@ def test_the_readmes_way_to_hash_leaves_no_email(
         assert "Björk" not in text
 
 
-def test_the_readmes_way_without_meltano(
+def test_the_way_without_meltano(
     project: Project, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    section = (ROOT / "README.md").read_text().split("### Without Meltano")[1]
-    once, each_run = (block.split("```")[0] for block in section.split("```shell\n")[1:3])
+    once, each_run = blocks("docs/running.md", "shell")
     target = project.folder / ".meltano/loaders/target-jsonl/venv/bin"
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{target}:{os.environ['PATH']}")
 

@@ -19,6 +19,7 @@ from tap_crankwheel.sandbox.account import Account
 from tap_crankwheel.sandbox.tap import NOW
 from tests.e2e.conftest import ROOT, Project
 from tests.e2e.test_meltano import check_account
+from tests.test_docs import blocks
 
 MINORS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
@@ -146,16 +147,22 @@ def test_the_package_alone_brings_the_sandbox_into_target_jsonl(
 
 
 def test_the_definition_adds_the_tap_to_an_empty_project(
-    dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clone = copied(tmp_path)
     meltano = Path(sys.executable).parent / "meltano"
-    monkeypatch.setenv("UV_FIND_LINKS", str(dist))
     monkeypatch.setenv("MELTANO_SEND_ANONYMOUS_USAGE_STATS", "false")
     monkeypatch.setenv("MELTANO_HUB_API_ROOT", "http://127.0.0.1:9")  # where nothing answers
     run(meltano, "init", "project", cwd=tmp_path)
     folder = tmp_path / "project"
-    definition = ROOT / "hub" / "tap-crankwheel.yml"
-    run(meltano, "add", "tap-crankwheel", "--from-ref", definition, cwd=folder)
+    (add,) = (block for block in blocks("README.md", "shell") if block.startswith("meltano add"))
+    run(meltano, *add.replace("<clone>", str(clone)).split()[1:], cwd=folder)
+    written = (folder / "meltano.yml").read_text()
+    assert "pip_url: tap-crankwheel\n" in written
+    (folder / "meltano.yml").write_text(
+        written.replace("pip_url: tap-crankwheel\n", f"pip_url: {clone}\n")
+    )
+    run(meltano, "install", cwd=folder)
     printed = run(meltano, "invoke", "tap-crankwheel", "--version", cwd=folder)
-    assert "tap-crankwheel v1.2.3" in printed
+    assert "tap-crankwheel v0.1.0.dev0" in printed
     assert "TAP_CRANKWHEEL_API_KEY" in run(meltano, "config", "list", "tap-crankwheel", cwd=folder)
