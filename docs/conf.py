@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 project = "tap-crankwheel"
 html_title = project
+html_copy_source = False
 html_theme = "furo"
 html_extra_path = ["index.html"]  # the first page is README
 extensions = ["myst_parser", "sphinx_copybutton", "sphinxcontrib.mermaid"]

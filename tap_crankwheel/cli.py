@@ -20,7 +20,7 @@ from singer_sdk.tap_base import CliTestOptionValue
 from typing_extensions import override
 
 from tap_crankwheel.errors import CrankWheelError
-from tap_crankwheel.messages import MessageWriter
+from tap_crankwheel.messages import MessageWriter, buffer_stdout
 from tap_crankwheel.settings import Settings, read_settings, unknown_settings
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ class CommandLineTap(Tap):
                     if option == "catalog":
                         Catalog.from_dict(document)
                     kwargs[option] = io.StringIO(text)  # a pipe cannot be read again
+        buffer_stdout()
         with _mapping_errors():
             super().invoke(**kwargs)
 

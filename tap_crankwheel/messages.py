@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from singer_sdk.singerlib import Message
+
+
+def buffer_stdout() -> None:
+    """Give standard output the buffer that PYTHONUNBUFFERED takes from it, as images often do.
+
+    Without one, each record is a system call, and a signal may leave half of it written.
+    """
+    raw = sys.stdout and sys.stdout.buffer
+    if isinstance(raw, io.RawIOBase):
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8")
 
 
 class MessageWriter(MsgSpecWriter):

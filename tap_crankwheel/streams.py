@@ -67,6 +67,7 @@ class UsageSessions(EventStream):
         So each answer serves both. What no period covers is requested in windows of its own, and
         so is everything if that takes fewer requests.
         """
+        self._shared = set()
         own = super().windows(history)
         planned = {period for s in self._statistics if s.selected for period in s.planned()}
         shared = sorted(p for p in planned if history.start <= p.start < p.end <= history.end)

@@ -94,7 +94,9 @@ def test_cut_off_anywhere_and_resumed_nothing_is_lost(  # noqa: PLR0913, PLR0917
     check(warehouse, sandbox, sync(config))
 
 
-def start(folder: Path, config: Row, state: Row | None) -> subprocess.Popen[bytes]:
+def start(
+    folder: Path, config: Row, state: Row | None, unbuffered: str = ""
+) -> subprocess.Popen[bytes]:
     (folder / "config.json").write_text(json.dumps(config))
     arguments = ["--config", str(folder / "config.json")]
     if state:
@@ -104,7 +106,7 @@ def start(folder: Path, config: Row, state: Row | None) -> subprocess.Popen[byte
         [sys.executable, "-m", "tap_crankwheel", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": ""},
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )
 
 
@@ -178,10 +180,14 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     check(warehouse, sandbox, sync(config_for(sandbox)))
 
 
-def test_a_signal_leaves_no_message_half_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_signal_leaves_no_message_half_written(tmp_path: Path, unbuffered: str) -> None:
     # Messages much larger than any buffer, so that the tap waits in the middle of one.
     server = ScriptedSandbox(usage={"sessions": [], "more": "x" * 400_000})
-    with server.running() as sandbox, start(tmp_path, config_for(sandbox), None) as tap:
+    with (
+        server.running() as sandbox,
+        start(tmp_path, config_for(sandbox), None, unbuffered) as tap,
+    ):
         assert tap.stdout
         assert tap.stderr
         read = tap.stdout.readline() + tap.stdout.read(100_000)

@@ -6,91 +6,15 @@ machine. It ends with status 1 if one misses its bound.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-from tap_crankwheel.sandbox.server import API_KEY
+from tests.benchmark.measure import PYTHON, SESSIONS, STREAMS, YEAR, Workshop, best, run
 from tests.benchmark.server import START, serving
 
-PYTHON = sys.executable
-STREAMS = ("account_stats", "agent_stats", "demo_requests", "usage_sessions", "users")
-SESSIONS = 100_000
-YEAR = ("2025-09-01T00:00:00Z", "2026-09-01T00:00:00Z")
 RATE = 2_000_000  # bytes a second
-
-
-@dataclass
-class Used:
-    """What a process used."""
-
-    cpu: float  # seconds
-    wall: float  # seconds
-    memory: float  # peak resident, MB
-
-
-def run(*command: str | Path) -> Used:
-    """Run a command to its end; its output goes nowhere."""
-    # Started by a small process of its own: a child's peak begins with that of its parent.
-    script = (
-        "import json, os, subprocess, sys\n"
-        "with open(os.devnull, 'wb') as null:\n"
-        "    process = subprocess.Popen(sys.argv[1:], stdout=null, stderr=null)\n"
-        "_, status, used = os.wait4(process.pid, 0)\n"
-        "print(json.dumps([status, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))\n"
-    )
-    started = time.monotonic()
-    result = subprocess.run(
-        [PYTHON, "-S", "-c", script, *map(str, command)], capture_output=True, check=True
-    )
-    wall = time.monotonic() - started
-    status, cpu, memory = json.loads(result.stdout)
-    if status:
-        sys.exit(f"failed: {' '.join(map(str, command))}")
-    return Used(cpu, wall, memory)
-
-
-def best(count: int, *command: str | Path) -> Used:
-    """Return the run of several that used the least CPU."""
-    return min((run(*command) for _ in range(count)), key=lambda used: used.cpu)
-
-
-class Workshop:
-    """A folder with configurations and catalogs for the tap."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        text = subprocess.run(
-            [PYTHON, "-m", "tap_crankwheel", "--discover"], capture_output=True, check=True
-        ).stdout
-        self.catalog: dict[str, Any] = json.loads(text)
-
-    def tap(self, streams: tuple[str, ...], **config: Any) -> list[str | Path]:
-        """Return the command of the tap."""
-        for entry in self.catalog["streams"]:
-            for metadata in entry["metadata"]:
-                if metadata["breadcrumb"] == []:
-                    metadata["metadata"]["selected"] = entry["stream"] in streams
-        files = {"config": {"api_key": API_KEY, **config}, "catalog": self.catalog}
-        command: list[str | Path] = [PYTHON, "-m", "tap_crankwheel"]
-        for name, content in files.items():
-            path = self.folder / f"{name}-{len(list(self.folder.iterdir()))}.json"
-            path.write_text(json.dumps(content))
-            command += [f"--{name}", path]
-        return command
-
-    def stock(self, **config: str) -> list[str | Path]:
-        """Return the command of the stock SDK tap."""
-        path = self.folder / f"stock-{len(list(self.folder.iterdir()))}.json"
-        path.write_text(json.dumps(config))
-        return [PYTHON, "-m", "tests.benchmark.stock", "--config", path]
 
 
 class Table:
@@ -139,7 +63,7 @@ def start_up(table: Table) -> None:
 
 
 def all_streams(table: Table, shop: Workshop) -> None:
-    """A year of all streams: what is downloaded, and what the statistics cost beside sessions."""
+    """A year of all streams: what is downloaded."""
     with serving(SESSIONS) as account:
         settings = {"api_url": account.url, "start_date": YEAR[0], "end_date": YEAR[1]}
         run(*shop.tap(STREAMS, **settings))
@@ -148,8 +72,6 @@ def all_streams(table: Table, shop: Workshop) -> None:
             account.sent.value / sum(account.size),
             "≤ 1.15",
         )
-        cpu = [best(3, *shop.tap(s, **settings)).cpu for s in (STREAMS, ("usage_sessions",))]
-    table.row("CPU, all streams / sessions alone", cpu[0] / cpu[1], "≤ 2")
 
 
 def waiting(table: Table, shop: Workshop) -> None:
@@ -188,7 +110,6 @@ def memory(table: Table, shop: Workshop) -> None:
 
 def main() -> int:
     """Measure all, or what is named, print a table, and return the exit status."""
-    os.environ["LOGLEVEL"] = "WARNING"
     parts = {part.__name__: part for part in (per_record, all_streams, waiting, memory)}
     table = Table()
     with tempfile.TemporaryDirectory() as folder:
