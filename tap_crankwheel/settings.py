@@ -47,91 +47,95 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         "start_date",
         th.DateTimeType,
         title="Start date",
-        description="The earliest moment to read, ISO 8601; a date is its midnight UTC. "
-        "Without it the first run reads the last 28 days, from the start of a period on.",
+        description="The earliest moment to read, in ISO 8601. A date means midnight UTC. If it "
+        "is not set, the first run reads the last 28 days, from the start of a period "
+        "on.",
     ),
     th.Property(
         "end_date",
         th.DateTimeType,
         title="End date",
-        description="The moment to read to, ISO 8601; a date is its midnight UTC. Set it to "
-        "load a closed range of the past. Without it a run reads up to its own start.",
+        description="The moment to read up to, in ISO 8601. A date means midnight UTC. Set it to "
+        "load a closed range of the past. If it is not set, a run reads up to the "
+        "time it started.",
     ),
     th.Property(
         "lookback_days",
         th.IntegerType(minimum=0, maximum=3650),
         default=7,
         title="Lookback days",
-        description="How many days before the bookmark are read again at every run, since "
-        "running sessions and open demo requests still change. Raise it if requests are taken "
-        "later than a week after they are made; each day costs a few requests a run.",
+        description="How many days before the bookmark each run reads again, because running "
+        "sessions and open demo requests still change. Raise it if agents take "
+        "requests more than a week after they are made. Each day adds a few requests "
+        "to a run.",
     ),
     th.Property(
         "window_days",
         th.IntegerType(minimum=1, maximum=366),
         default=7,
         title="Window days",
-        description="How many days of sessions or demo requests one request asks for. Lower it "
-        "for a very busy account; raise it for a long history of a quiet one.",
+        description="How many days of sessions or demo requests to ask for in one request. Lower "
+        "it for a very busy account. Raise it for a long history of a quiet account. "
+        "If statistics are selected, sessions are usually requested one period at a "
+        "time instead.",
     ),
     th.Property(
         "stats_period",
         th.StringType(allowed_values=list(PERIODS)),
         default="day",
         title="Statistics period",
-        description="The calendar period of account_stats and agent_stats. Each period costs "
-        "up to two requests.",
+        description="The length of the periods of account_stats and agent_stats. Each period "
+        "costs up to two requests.",
     ),
     th.Property(
         "timezone",
         th.StringType,
         default="UTC",
         title="Time zone",
-        description="The IANA time zone, such as America/New_York, in whose days the periods "
-        "of the statistics begin.",
+        description="The IANA time zone in which the periods of the statistics begin and end, for "
+        "example America/New_York.",
     ),
     th.Property(
         "custom_questions",
         th.ArrayType(th.StringType),
         default=[],
         title="Custom questions",
-        description="Ids of your own lead capture questions, without 'prospect-'. Each named "
-        "here is a field of prospect_info, so a column where objects are flattened; the answers "
-        "to the others are in prospect_info.extra. An id has at most 39 bytes, and differs from "
-        "the others in more than case and punctuation.",
+        description="IDs of your own lead capture questions, without 'prospect-'. Each ID listed "
+        "here is a field of prospect_info, and a column where objects are flattened. "
+        "Answers to other questions are in prospect_info.extra. An ID has at most 39 "
+        "bytes, and two IDs differ in more than case and punctuation.",
     ),
     th.Property(
         "usage_endpoint",
         th.StringType(allowed_values=["usage", "usage_new"]),
         default="usage",
         title="Usage endpoint",
-        description="The endpoint that sessions come from. Change it if an error about the "
-        "shape of a session says so.",
+        description="The endpoint to read sessions from. Change it only if an error tells you to.",
     ),
     th.Property(
         "emit_activate_version_messages",
         th.BooleanType,
         default=True,
         title="Emit ACTIVATE_VERSION messages",
-        description="Whether to let targets mark users as deleted who are no longer on the "
-        "account. It concerns the stream users only. Turn it off for a target that does not "
-        "know these messages.",
+        description="Whether to send the messages that let a target mark removed users as "
+        "deleted. It affects only the stream users. Turn it off if the target does "
+        "not support ACTIVATE_VERSION messages.",
     ),
     th.Property(
         "max_parallel_requests",
         th.IntegerType(minimum=1, maximum=10),
         default=4,
         title="Parallel requests",
-        description="How many windows are requested at a time. Where the API limits the rate of "
-        "requests, the tap makes fewer by itself, and the log's last line says so.",
+        description="The maximum number of requests at a time. If the API limits their rate, the "
+        "tap makes fewer by itself, and the last line of the log says so.",
     ),
     th.Property(
         "request_timeout",
         th.IntegerType(minimum=1, maximum=3600),
         default=90,
         title="Request timeout",
-        description="Seconds of silence from the server after which a request is retried. An "
-        "answer may take ten times as long in all.",
+        description="How many seconds the server may stay silent before a request is retried. A "
+        "complete response may take ten times as long.",
     ),
     th.Property(
         "api_url",

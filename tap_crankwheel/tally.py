@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,6 +14,7 @@ from tap_crankwheel.payloads import parse, require_object
 from tap_crankwheel.windows import format_timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from tap_crankwheel.payloads import Answer, Event
@@ -66,10 +68,9 @@ class Tally:
         seconds = row["duration"]
         if seconds is None and row["session_ended"] is False:
             seconds = 0
-        self._write(
-            "insert or ignore into session values (?, ?, ?, ?, ?)",
-            *(row["start_date"], identity, content, row["email"], seconds),
-        )
+        values = (row["start_date"], identity, content, row["email"], seconds)
+        with _one_line_errors():
+            self._db.execute("insert or ignore into session values (?, ?, ?, ?, ?)", values)
 
     def complete(self, period: Window, usage: Answer) -> None:
         """Note that all sessions of a period's own answer were added, and keep what else it holds.
@@ -78,10 +79,9 @@ class Tally:
             ShapeError: It is not an object.
         """
         beside = {k: v for k, v in require_object(usage).items() if k != "sessions"}
-        self._write(
-            "insert or replace into period values (?, ?)",
-            *(format_timestamp(period.start), msgspec.json.encode(beside)),
-        )
+        values = (format_timestamp(period.start), msgspec.json.encode(beside))
+        with _one_line_errors():
+            self._db.execute("insert or replace into period values (?, ?)", values)
         self._complete.add(period.start)
 
     def has(self, period: Window) -> bool:
@@ -91,22 +91,26 @@ class Tally:
     def beside(self, period: Window) -> Answer:
         """Return a complete period's own answer, without its sessions."""
         query = "select beside from period where start = ?"
-        (beside,) = self._db.execute(query, [format_timestamp(period.start)]).fetchone()
+        with _one_line_errors():
+            (beside,) = self._db.execute(query, [format_timestamp(period.start)]).fetchone()
         return parse(beside)
 
     def durations(self, period: Window) -> Durations:
         """Return the seconds of each session that starts in a period, by the agent's email."""
         durations: Durations = {}
         query = "select email, seconds from session where start >= ? and start < ?"
-        for email, seconds in self._db.execute(query, [*map(format_timestamp, period)]):
-            durations.setdefault(email, []).append(seconds)
+        with _one_line_errors():
+            for email, seconds in self._db.execute(query, [*map(format_timestamp, period)]):
+                durations.setdefault(email, []).append(seconds)
         return durations
 
-    def _write(self, statement: str, *values: object) -> None:
-        try:
-            self._db.execute(statement, values)
-        except sqlite3.Error as error:
-            raise CrankWheelError(
-                f"The temporary file of the statistics cannot be written ({error}): make room, or "
-                "set TMPDIR to a folder that has some."
-            ) from None
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise CrankWheelError(
+            f"The temporary file of the statistics cannot be used ({error}): make room, or set "
+            "TMPDIR to a folder that has some."
+        ) from None

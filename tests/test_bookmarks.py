@@ -215,7 +215,7 @@ def test_a_daily_run_requests_no_more_than_the_lookback_needs(sandbox: Sandbox) 
     first = sync(config, clock=FakeClock(NOW))
     sandbox.requests.clear()
     sync(config, state=first.state, clock=FakeClock(NOW + timedelta(days=1)))
-    assert len(sandbox.requests) == 22  # the README states this number
+    assert len(sandbox.requests) == 22  # docs/running.md states this number
 
 
 def test_full_table_replication_ignores_the_bookmark(sandbox: Sandbox) -> None:
