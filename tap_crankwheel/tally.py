@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: The seconds of each session, by the agent's email; None where a session has none.
 Durations = dict[str | None, list[Any]]
 
+#: How many sessions are written at a time, which is quicker than one by one.
+BATCH = 1000
+
 _TABLES = """
     create table session (
         start text, identity text, content text, email text, seconds,
@@ -46,6 +49,7 @@ class Tally:
     def __init__(self) -> None:
         self._complete: set[datetime] = set()
         self._streams: set[str] = set()
+        self._added: list[tuple[object, ...]] = []
         self._db = sqlite3.connect("", check_same_thread=False)  # a collector may close it
         weakref.finalize(self, self._db.close)
         self._db.executescript(_TABLES)
@@ -55,6 +59,7 @@ class Tally:
         if stream in self._streams:
             self._streams.clear()
             self._complete.clear()
+            self._added.clear()
             self._db.executescript(f"drop table session; drop table period; {_TABLES}")
         self._streams.add(stream)
 
@@ -68,9 +73,14 @@ class Tally:
         seconds = row["duration"]
         if seconds is None and row["session_ended"] is False:
             seconds = 0
-        values = (row["start_date"], identity, content, row["email"], seconds)
+        self._added.append((row["start_date"], identity, content, row["email"], seconds))
+        if len(self._added) == BATCH:
+            self._write()
+
+    def _write(self) -> None:
+        added, self._added = self._added, []
         with _one_line_errors():
-            self._db.execute("insert or ignore into session values (?, ?, ?, ?, ?)", values)
+            self._db.executemany("insert or ignore into session values (?, ?, ?, ?, ?)", added)
 
     def complete(self, period: Window, usage: Answer) -> None:
         """Note that all sessions of a period's own answer were added, and keep what else it holds.
@@ -97,6 +107,7 @@ class Tally:
 
     def durations(self, period: Window) -> Durations:
         """Return the seconds of each session that starts in a period, by the agent's email."""
+        self._write()
         durations: Durations = {}
         query = "select email, seconds from session where start >= ? and start < ?"
         with _one_line_errors():

@@ -27,22 +27,25 @@ MODES = ("plain", "flat")
 
 HEAD = """# Targets
 
-The tap writes Singer messages, which any Singer target loads. These were tried with the sandbox
-account: a first load, and a second one a day later with the state of the first, after a user was
-removed and another promoted, a running session ended and an open demo request was taken. What the
-target then held was read back and compared with the tap's rows, value by value and, in databases,
-type by type. `singer-check-tap` finds all of the tap's output valid. Last tried on {date}, with
-`uv run python -m tests.targets`.
+Any Singer target can load the tap's messages. The targets below were tried with the sandbox
+account and two loads. The second load started from the state of the first, a day later. In
+between, a user was removed, another was promoted, a running session ended, and an open demo
+request was taken. Then the contents of the target were compared with the tap's rows, value by
+value, and in databases also type by type. `singer-check-tap` finds all of the tap's output valid.
+Last tried on {date}, with `uv run python -m tests.targets`.
 
-*Plain* is the tap's default. *Flat* is with `flattening_enabled: true` and
-`flattening_max_depth: 1`, which makes columns of what is in `viewer_info` and `prospect_info`.
-Choose it for a target that has no columns for objects.
+*Plain* is the tap's default. *Flat* is with `flattening_enabled: true` and `flattening_max_depth:
+1`, which makes columns of the fields in `viewer_info` and `prospect_info`. Use it for targets that
+cannot store objects.
 
 | Target | Version | Python | Plain | Flat | Second load | Removed user | Remarks |
 |---|---|---|---|---|---|---|---|
 """
 TAIL = """
-*upserts*: the new version of a row replaces the old. *marked*: `_sdc_deleted_at` holds the time.
+- *equal*: the target holds the values that the tap emitted. **no**: it does not; see the remarks.
+- *upserts*: the new version of a row replaces the old one.
+- *marked*: `_sdc_deleted_at` holds the time. *kept*: the row of the removed user stays as it was.
+
 Some targets do not work with a later Python than the one in the table.
 """
 

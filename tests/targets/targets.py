@@ -226,7 +226,7 @@ TARGETS = [
         types=DATABASE_TYPES,
         loses=("empty",),
         remarks="From DuckDB 1.3 on it loses the first row of each load "
-        "([mended](https://github.com/jwills/target-duckdb/pull/58), not released): pin "
+        "([fixed](https://github.com/jwills/target-duckdb/pull/58), not released): pin "
         "`duckdb~=1.2.2`. Empty text becomes null.",
     ),
     Target(
@@ -280,8 +280,8 @@ TARGETS = [
         modes=("flat",),
         second="appends",
         loses=("empty",),
-        remarks="Flatten in the tap: by itself it puts values under other columns. Each run "
-        "writes new files. Needs Python 3.9 or older.",
+        remarks="Flatten in the tap: its own flattening puts values into the wrong columns. Each "
+        "run writes new files. Needs Python 3.9 or older.",
     ),
     Target(
         name="pipelinewise-target-s3-csv",
@@ -299,8 +299,8 @@ TARGETS = [
         modes=("flat",),
         second="appends",
         loses=("empty",),
-        remarks="Flatten in the tap: by itself it puts values under other columns. Each run "
-        "writes new files. Null is empty text.",
+        remarks="Flatten in the tap: its own flattening puts values into the wrong columns. Each "
+        "run writes new files. Null is empty text.",
     ),
     Target(
         name="target-s3-jsonl",
