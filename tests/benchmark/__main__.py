@@ -1,8 +1,8 @@
 """How fast the tap is, against a stock SDK tap and the bare limit: `python -m tests.benchmark`.
 
 Figures are ratios of what was measured in the same run, since absolute ones differ from machine to
-machine. Names of parts as arguments measure only those (`per_record all_streams waiting memory`). It
-ends with status 1 if one misses its bound.
+machine. Arguments name the parts to measure: `per_record all_streams waiting memory`. It ends with
+status 1 if a figure misses its bound.
 """
 
 from __future__ import annotations
