@@ -79,16 +79,16 @@ class CommandLineTap(Tap):
                 )
             for name, value in fields.items() if isinstance(fields, dict) else ():
                 known = any(name in self.streams[stream].schema["properties"] for stream in found)
-                if value in {None, "__NULL__"} and not (known or name.startswith("__")):
+                if value in (None, "__NULL__") and not (known or name.startswith("__")):
                     raise CrankWheelError(
                         f"stream_maps: {source} has no field {name} to leave out."
                     )
 
     @override
     def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
+        _check_else(self.config.get("stream_maps"))
         # Private: the SDK has no public hook for checks beyond the JSON schema, and its own
         # messages hold the values, one of which may be the key in the wrong place.
-        _check_else(self.config.get("stream_maps"))
         super()._validate_config(raise_errors=False)
         self.settings, errors = read_settings(dict(self.config), self.config_jsonschema)
         written = {name: name for name in self.config}

@@ -46,9 +46,6 @@ CHUNK = 2**16  # bytes
 _TRANSIENT = (
     requests.ConnectionError,
     requests.Timeout,
-    urllib3.exceptions.DecodeError,
-    urllib3.exceptions.ProtocolError,
-    urllib3.exceptions.ReadTimeoutError,
 )
 _UNREACHABLE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.NameResolutionError)
 _REFUSES_RANGE = {
@@ -172,8 +169,9 @@ class Client:
                 allow_redirects=False,
                 stream=True,
             ) as response:
+                body = self._body(response)  # also of an error, or its connection is lost
                 self._check_status(response)
-                return payloads.parse(self._body(response))
+                return payloads.parse(body)
         except _TRANSIENT as error:
             cause = _root(error)
             if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
@@ -190,14 +188,17 @@ class Client:
             ) from None
 
     def _body(self, response: requests.Response) -> bytes:
-        """Read an answer as it arrives, since one that drips for ever is never silent."""
+        """Read a body as it arrives, since one that drips for ever is never silent."""
         end = self._clock.monotonic() + SLOWEST * self._timeout
         parts = []
-        while part := response.raw.read1(CHUNK, decode_content=True):
-            parts.append(part)
-            if self._clock.monotonic() > end:
-                reason = f"the answer is not complete after {SLOWEST * self._timeout} seconds"
-                raise FailedAttemptError(reason, slow=True)
+        try:
+            while part := response.raw.read1(CHUNK, decode_content=True):
+                parts.append(part)
+                if self._clock.monotonic() > end:
+                    reason = f"the answer is not complete after {SLOWEST * self._timeout} seconds"
+                    raise FailedAttemptError(reason, slow=True)
+        except urllib3.exceptions.HTTPError as error:
+            raise requests.ConnectionError(error) from error  # as requests itself does
         return b"".join(parts)
 
     def _check_status(self, response: requests.Response) -> None:

@@ -368,14 +368,15 @@ class EventStream(WindowedStream["list[Answer]"]):
         How the API selects is undocumented: by start, by end or by any overlap with the range, to
         the second or to the day. Whichever it is, the answers that hold an event follow each
         other, so it is enough to remember the last one. Without that, an event that two windows
-        touch would be emitted twice.
+        touch would be emitted twice. (One way is an exception: what starts or ends in the range. A
+        long event would then come twice, with the same key.)
         """
         for part in answer:
             current: dict[str, tuple[str, ...]] = {}
             for identity, content, row in self.parse_events(part, self._parse_row):
                 emitted = current.get(identity) or self._last.get(identity, ())
                 current[identity] = emitted
-                if content in emitted:
+                if emitted and (content in emitted or "" in {content, *emitted}):
                     continue
                 if emitted:
                     row["id"] = f"{identity}-{len(emitted) + 1}"

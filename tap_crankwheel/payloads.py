@@ -56,7 +56,8 @@ class Event(NamedTuple):
 
     Attributes:
         identity: What the event is known by.
-        content: Tells events that share an identity apart.
+        content: Tells events that share an identity apart. If it is empty, all that share the
+            identity are the same event.
         row: The event's row.
     """
 
@@ -131,7 +132,9 @@ def usage_sessions(answer: Answer, parse_row: ObjectParser) -> Iterator[Event]:
         else:
             _require(row, "email", "session")
             row["id"] = _digest(row["email"], row["start_date"])
-            yield Event(row["id"], _digest(bytes(raw)), row)
+            # One that runs changes from answer to answer, and is one all the same.
+            content = "" if row["session_ended"] is False else _digest(bytes(raw))
+            yield Event(row["id"], content, row)
 
 
 def demo_requests(answer: Answer, parse_row: ObjectParser) -> Iterator[Event]:

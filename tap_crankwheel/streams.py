@@ -58,7 +58,7 @@ class UsageSessions(EventStream):
         super().__init__(tap, run)
         self._tally = tally
         self._statistics = statistics
-        self._shared: set[Window] = set()
+        self._shared: set[Window] = set()  # the windows that are periods of the statistics
 
     @override
     def windows(self, history: Window) -> list[Window]:
@@ -236,7 +236,7 @@ class StatsStream(WindowedStream[Fetched]):
     def settled(
         self, answers: Iterator[tuple[Window, Fetched]]
     ) -> Iterator[tuple[Window, Fetched]]:
-        """Yield a period once the answers since would hold the sessions that began in it.
+        """Yield a period once the answers of `LONGEST_SESSION` after it were read.
 
         The API may select sessions by their end. Without that, one that runs on over the end of
         its period would not be counted.

@@ -34,6 +34,14 @@ _TABLES = """
     create table period (start text primary key, beside blob) without rowid;
 """
 
+#: As with what is emitted, the first version of a session stands. See `Event.content`.
+_INSERT = """
+    insert or ignore into session select ?1, ?2, ?3, ?4, ?5 where not exists (
+        select 1 from session
+        where start = ?1 and identity = ?2 and (content = '' or ?3 = '')
+    )
+"""
+
 
 class Tally:
     """Sessions, each once, whichever answers it comes in and in whatever order.
@@ -55,12 +63,13 @@ class Tally:
         self._db.executescript(_TABLES)
 
     def begin(self, stream: str) -> None:
-        """Note that a stream begins. If it did so before, a new run has begun, without a tally."""
+        """Forget everything if this stream began before: that means a new run of the same tap."""
         if stream in self._streams:
             self._streams.clear()
             self._complete.clear()
             self._added.clear()
-            self._db.executescript(f"drop table session; drop table period; {_TABLES}")
+            with _one_line_errors():
+                self._db.executescript(f"drop table session; drop table period; {_TABLES}")
         self._streams.add(stream)
 
     def add(self, event: Event) -> None:
@@ -80,7 +89,7 @@ class Tally:
     def _write(self) -> None:
         added, self._added = self._added, []
         with _one_line_errors():
-            self._db.executemany("insert or ignore into session values (?, ?, ?, ?, ?)", added)
+            self._db.executemany(_INSERT, added)
 
     def complete(self, period: Window, usage: Answer) -> None:
         """Note that all sessions of a period's own answer were added, and keep what else it holds.

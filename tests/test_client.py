@@ -9,13 +9,16 @@ import re
 import threading
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+import requests
+import urllib3
 
 from tap_crankwheel.auth import CrankWheelAuthenticator
 from tap_crankwheel.client import Client, retry_after
-from tap_crankwheel.errors import CrankWheelError, RangeRefusedError
+from tap_crankwheel.errors import CrankWheelError, NoAccessError, RangeRefusedError
 from tap_crankwheel.sandbox.server import API_KEY, Behaviour, Sandbox
 from tests.support import (
     NOW,
@@ -148,7 +151,7 @@ def test_answers_may_be_compressed_and_in_chunks_on_one_connection() -> None:
             super().setup()
 
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(403 if self.path == "/demo_usage" else 200)
             self.send_header("Content-Encoding", "gzip")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
@@ -168,8 +171,46 @@ def test_answers_may_be_compressed_and_in_chunks_on_one_connection() -> None:
             answer = client.get("/user_access")
             assert isinstance(answer, list)
             assert len(answer) == 1000
+            with pytest.raises(NoAccessError):
+                client.get("/demo_usage")
         server.shutdown()
     assert len(connections) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        urllib3.exceptions.DecodeError("broken gzip"),
+        urllib3.exceptions.ProtocolError("broken connection"),
+        urllib3.exceptions.ReadTimeoutError(
+            urllib3.HTTPConnectionPool("127.0.0.1"), "/", "Read timed out."
+        ),
+        urllib3.exceptions.SSLError("bad record"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_body_that_breaks_is_requested_again(error: Exception, clock: FakeClock) -> None:
+    bodies: Iterator[list[bytes | Exception]] = iter([[b"[", error], [b"[]", b""]])
+
+    class Adapter(requests.adapters.HTTPAdapter):
+        def send(self, *_: object, **__: object) -> requests.Response:
+            parts = iter(next(bodies))
+
+            def read1(*_: object, **__: object) -> bytes:
+                part = next(parts)
+                if isinstance(part, Exception):
+                    raise part
+                return part
+
+            response = requests.Response()
+            response.status_code = 200
+            response.raw = SimpleNamespace(read1=read1, close=lambda: None)
+            return response
+
+    client = Client("http://127.0.0.1", CrankWheelAuthenticator("key"), clock=clock)
+    client._session.mount("http://", Adapter())
+    assert client.get("/user_access") == []
+    assert client.throttle.retries == 1
 
 
 @pytest.mark.parametrize("fault", ["500", "504", "429", "reset", "truncate", "html"])

@@ -97,7 +97,11 @@ def test_stream_maps_work_on_every_stream(sandbox: Sandbox) -> None:
         "agent_stats": {"email": "md5(email)"},
         "account_stats": {"hours": "total_seconds / 3600"},
         "demo_requests": {"id": "md5(config['salt'] + id)", "prospect_info": None},
-        "users": {"domain": "email.split('@')[-1]", "__filter__": "privilege != 'reporting'"},
+        "users": {
+            "__key_properties__": ["email"],
+            "domain": "email.split('@')[-1]",
+            "__filter__": "privilege != 'reporting'",
+        },
     }
     output = sync(config_for(sandbox, stream_maps=maps, stream_map_config={"salt": "pepper"}))
     assert {len(row["email"]) for row in output.records["usage_sessions"]} == {32}

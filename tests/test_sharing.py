@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import random
 from collections import Counter
 from datetime import datetime, timedelta
@@ -24,8 +26,10 @@ from tests.support import (
     Row,
     ScriptedSandbox,
     Warehouse,
+    all_sessions,
     canonical,
     captured,
+    command_line,
     config_for,
     expected_sessions,
     ranges,
@@ -38,6 +42,7 @@ from tests.test_events import SELECTS, event
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from singer_sdk import Stream
 
@@ -58,6 +63,64 @@ def test_all_streams_together_download_each_session_once(sandbox: Sandbox) -> No
     assert canonical(output.records["usage_sessions"]) == canonical(
         expected_sessions(sandbox.account)
     )
+
+
+def test_sessions_alone_are_requested_in_windows_of_their_own(sandbox: Sandbox) -> None:
+    config = config_for(sandbox, start_date="2026-08-12", end_date="2026-08-26")
+    sync(config, select=("usage_sessions", "demo_requests", "users"))
+    assert sorted(start for start, _ in ranges(sandbox, "usage")) == days(
+        "2026-08-12", "2026-08-19"
+    )
+
+
+def test_a_test_reads_the_latest_window(sandbox: Sandbox, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(config_for(sandbox, start_date="2026-08-10")))
+    command_line("--config", str(config), "--test")
+    asked = [start for start, _ in ranges(sandbox, "usage")]
+    # Of sessions a week, in which there are some more likely than on a day.
+    assert sorted(asked) == days("2026-08-31", "2026-09-01")
+
+
+@pytest.mark.parametrize("select", [STREAMS, STATISTICS])
+def test_a_second_run_of_a_tap_counts_anew(sandbox: Sandbox, select: tuple[str, ...]) -> None:
+    tap = TapCrankWheel(config=config_for(sandbox), clock=FakeClock(NOW))
+    for name, stream in tap.streams.items():
+        stream.selected = name in select
+    counted = []
+    for seed in (6, 7):
+        sandbox.account = small_account(seed=seed)
+        tap.state.pop("bookmarks", None)
+        with captured() as lines:
+            tap.sync_all()
+        rows = Output(lines).records["account_stats"]
+        assert sum(row["meetings"] for row in rows) == len(all_sessions(sandbox.account))
+        counted.append(sum(row["total_seconds"] for row in rows))
+    assert counted[0] != counted[1]
+
+
+@pytest.mark.parametrize("select", [STREAMS, STATISTICS, ("usage_sessions",)])
+@pytest.mark.parametrize("number", [{"session_id": 7}, {}], ids=["numbered", "without id"])
+@pytest.mark.parametrize("unit", ["hour", "day"])
+def test_a_running_session_that_grows_from_answer_to_answer_is_one(
+    select: tuple[str, ...], number: Row, unit: str
+) -> None:
+    seconds = itertools.count(50_000)
+    start = "2026-08-31T23:00:00Z"
+
+    def usage(low: datetime, high: datetime) -> Row:
+        lasts = low <= NOW and high >= parse_timestamp(start)  # selected by overlap
+        session = {"email": "ann", "start_date": start, "session_ended": False, **number}
+        return {"sessions": [{**session, "duration": next(seconds)}] if lasts else []}
+
+    with ScriptedSandbox(usage=usage, demo_usage={"sessions": []}).running() as sandbox:
+        config = config_for(sandbox, start_date="2026-08-30", stats_period=unit, window_days=1)
+        del config["end_date"]
+        records = sync(config, select=select, clock=FakeClock(NOW)).records
+    assert len(records["usage_sessions"]) == ("usage_sessions" in select)
+    for stream in {*STATISTICS} & {*select}:
+        assert sum(row["meetings"] for row in records[stream]) == 1
+        assert 50_000 <= sum(row["total_seconds"] for row in records[stream]) < 50_100
 
 
 def test_what_no_whole_period_covers_is_requested_besides(sandbox: Sandbox) -> None:

@@ -49,6 +49,19 @@ def test_a_session_that_changes_meanwhile_counts_as_it_was_emitted() -> None:
     assert tally.durations(DAY) == {"a": [60]}
 
 
+def test_sessions_alike_in_identity_count_by_their_content() -> None:
+    ended, other, running = (session(1)._replace(content=text) for text in ("a", "b", ""))
+    for order, count in (
+        ([ended, other, ended], 2),
+        ([running, ended, running], 1),
+        ([ended, running], 1),
+    ):
+        tally = Tally()
+        for each in order:
+            tally.add(each)
+        assert len(tally.durations(DAY)["a"]) == count
+
+
 def test_what_is_unknown_of_a_session_stays_unknown() -> None:
     tally = Tally()
     tally.add(session(1, email=None, duration=2.5))
