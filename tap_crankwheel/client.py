@@ -178,7 +178,10 @@ class Client:
                 reason = f"no answer within {self._timeout} seconds"
                 raise FailedAttemptError(reason, slow=True) from None
             reason = f"the connection to {self.host} failed ({type(cause).__name__})"
-            raise FailedAttemptError(reason, unreachable=isinstance(cause, _UNREACHABLE)) from None
+            unreachable = isinstance(cause, _UNREACHABLE)
+            if unreachable:
+                reason += ": check api_url, your network and your proxy"
+            raise FailedAttemptError(reason, unreachable=unreachable) from None
         except NotJSONError:
             reason = "the answer is not JSON: does api_url point to the API?"
             raise FailedAttemptError(reason) from None

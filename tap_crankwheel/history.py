@@ -266,7 +266,8 @@ class WindowedStream(CrankWheelStream, Generic[T]):
         if not progress.records and bookmark is None and not self.testing:
             self.logger.warning(
                 "%s: this first run found nothing in %s. If there should be something, check "
-                "start_date and end_date, and that the key is of the account you mean.",
+                "start_date and end_date, and that the key is of the account you mean; then read "
+                "all again (--full-refresh in Meltano).",
                 self.name,
                 history,
             )

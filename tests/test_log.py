@@ -131,7 +131,7 @@ def test_a_first_run_that_finds_nothing_says_what_to_check(
     assert warnings == [
         f"{stream}: this first run found nothing in {before:%Y-%m-%d} 00:00 to 2026-08-01 00:00 "
         "UTC. If there should be something, check start_date and end_date, and that the key is of "
-        "the account you mean."
+        "the account you mean; then read all again (--full-refresh in Meltano)."
         for stream in ("usage_sessions", "agent_stats", "demo_requests")
     ]
     caplog.clear()

@@ -131,6 +131,7 @@ def test_the_command_says_where_it_is_and_serves() -> None:
         assert server.stdout
         url = server.stdout.readline().removeprefix("export TAP_CRANKWHEEL_API_URL=").strip()
         key = server.stdout.readline().removeprefix("export TAP_CRANKWHEEL_API_KEY=").strip()
+        range_to_read = [server.stdout.readline().strip() for _ in range(2)]
         answer = requests.get(
             f"{url}/user_access",
             headers={"Authorization": f"Basic {key}"},
@@ -139,6 +140,10 @@ def test_the_command_says_where_it_is_and_serves() -> None:
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
     assert len(answer.json()) == 4
+    assert range_to_read == [
+        "export TAP_CRANKWHEEL_START_DATE=2026-08-29T00:00:00Z",
+        "export TAP_CRANKWHEEL_END_DATE=2026-09-01T00:00:00Z",
+    ]
 
 
 def test_an_account_without_a_fixed_moment_is_looked_at_now() -> None:

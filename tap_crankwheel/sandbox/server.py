@@ -366,8 +366,12 @@ def serve(  # noqa: PLR0913 - one an option
         raise click.ClickException(msg) from None
     click.echo(f"export TAP_CRANKWHEEL_API_URL={sandbox.url}")
     click.echo(f"export TAP_CRANKWHEEL_API_KEY={API_KEY}")
-    click.echo("\nServing until Ctrl+C. Paste these lines into another terminal, and try there")
-    click.echo("  meltano config test tap-crankwheel")
+    if moment:  # or the tap would read up to the clock's now
+        click.echo(f"export TAP_CRANKWHEEL_START_DATE={sandbox.account.start:%Y-%m-%dT%H:%M:%SZ}")
+        click.echo(f"export TAP_CRANKWHEEL_END_DATE={moment:%Y-%m-%dT%H:%M:%SZ}")
+    click.echo("\nServing until Ctrl+C. Paste these lines into another terminal, and try there,")
+    click.echo("in a clone with uv run before each,")
+    click.echo("  meltano invoke tap-crankwheel --test")
     click.echo("  tap-crankwheel --config=ENV")
     click.echo(f"  curl -H 'Authorization: Basic {API_KEY}' {sandbox.url}/user_access")
     with sandbox:

@@ -256,7 +256,8 @@ TARGETS = [
             "string": str,
             "timestamp": str,
         },
-        remarks="It appends: the last line of a key is the current one.",
+        remarks="With `do_timestamp_file: false` it appends: the last line of a key is "
+        "the current one.",
     ),
     Target(
         name="meltanolabs-target-csv",
