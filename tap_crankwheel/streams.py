@@ -248,7 +248,10 @@ class StatsStream(WindowedStream[Fetched]):
                     self._tally.add(event)
                 self._tally.complete(period, answer)
             waiting.append((period, fetched._replace(usage=[])))
-            while waiting[0][0].end + LONGEST_SESSION <= period.end:
+            # What another stream requested, it requested to the end.
+            while waiting and (
+                not fetched.usage or waiting[0][0].end + LONGEST_SESSION <= period.end
+            ):
                 yield waiting.popleft()
         yield from waiting
 

@@ -123,6 +123,21 @@ def test_a_running_session_that_grows_from_answer_to_answer_is_one(
         assert 50_000 <= sum(row["total_seconds"] for row in records[stream]) < 50_100
 
 
+@pytest.mark.parametrize(("sessions", "waits"), [(True, False), (False, True)])
+def test_a_period_waits_for_later_answers_only_where_there_are_some(
+    sandbox: Sandbox,
+    sessions: bool,  # noqa: FBT001
+    waits: bool,  # noqa: FBT001
+) -> None:
+    with captured():
+        tap = TapCrankWheel(config=config_for(sandbox), clock=FakeClock(NOW))
+        if sessions:
+            tap.streams["usage_sessions"].sync()
+        next(iter(tap.streams["account_stats"].get_records(None)))
+    requested = len(ranges(sandbox, "demo_usage"))
+    assert requested >= 8 if waits else requested <= 4
+
+
 def test_what_no_whole_period_covers_is_requested_besides(sandbox: Sandbox) -> None:
     config = config_for(sandbox, start_date="2026-08-20T06:00:00Z", end_date="2026-08-31T18:00:00Z")
     sync(config, select=("usage_sessions", "agent_stats"))
