@@ -157,7 +157,7 @@ class Settings:
         start_date: The earliest moment to read, UTC; None if the user sets none.
         end_date: The moment to read to, UTC; None for the start of the run.
         lookback: How far before the bookmark a run begins.
-        window: The length of the windows that events are requested in.
+        window: The length of the windows that events are requested in, where no period serves.
         stats_period: The kind of the periods of the statistics, one of `PERIODS`.
         timezone: The zone whose calendar these periods follow.
         custom_questions: Ids of lead capture questions, without `prospect-`.
