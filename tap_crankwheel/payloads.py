@@ -33,15 +33,6 @@ NULL_WORDS = {
     "accepted_from": "n/a",
 }
 
-# What some servers write for a number that is none, which JSON does not know; strings are matched
-# first, so that nothing in them is.
-_NO_NUMBER = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")|-?(?:NaN|Infinity)', re.DOTALL)
-
-# What other APIs call a sign that there is more, and a count of all there is. This one describes no
-# pages; should it have them all the same, rows must not be missing without a word.
-_MORE = {"has_more", "has_next", "next", "next_cursor", "next_page", "next_page_token", "truncated"}
-_COUNTS = {"total_count", "total_sessions", "total_users"}
-
 # What targets refuse, and would refuse again at every run: U+0000 and halves of surrogate pairs. An
 # escape is matched as a whole, so that in "\\u0000" the second backslash starts nothing.
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
@@ -82,8 +73,7 @@ def parse(body: bytes) -> Answer:
 
     Args:
         body: A JSON document. What no target can store (U+0000, lone surrogates) becomes U+FFFD.
-            Bytes that are not UTF-8 do too, once the item that holds them is parsed. NaN and
-            Infinity, which are not JSON, become null.
+            Bytes that are not UTF-8 do too, once the item that holds them is parsed.
 
     Returns:
         The document, with the values of an object or the items of a list still raw.
@@ -95,10 +85,7 @@ def parse(body: bytes) -> Answer:
     if _UNSTORABLE.search(body):
         body = _ESCAPE.sub(lambda escape: b"\\ufffd" if escape[2] else escape[0], body)
     try:
-        try:
-            return _answer_decoder.decode(body)
-        except msgspec.DecodeError:
-            return _answer_decoder.decode(_NO_NUMBER.sub(lambda m: m[1] or b"null", body))
+        return _answer_decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise NotJSONError from error
 
@@ -212,7 +199,7 @@ def session_items(answer: Answer) -> list[msgspec.Raw]:
         items = _list_decoder.decode(document["sessions"]) or []
     except msgspec.ValidationError as error:
         raise ShapeError("`sessions` is not a list") from error
-    _require_all(document, len(items))
+    _require_all(document)
     return items
 
 
@@ -232,24 +219,15 @@ def _user_items(answer: Answer) -> list[msgspec.Raw]:
     ]
     if len(lists) != 1:
         raise ShapeError("the answer is neither a list nor an object with one list")
-    _require_all(document, len(lists[0]))
+    _require_all(document)
     return lists[0]
 
 
-def _require_all(document: dict[str, msgspec.Raw], held: int) -> None:
-    """Raise ShapeError if an answer says that there is more than the items that it holds."""
-    for name in (_MORE | _COUNTS) & document.keys():
-        value = _parse_raw(document[name])
-        if name in _COUNTS:
-            count = parse_integer(value)
-            more = isinstance(count, int) and count > held
-        else:
-            more = value not in (None, False, 0, "", "false", {}, [])
-        if more:
-            raise ShapeError(
-                f"`{name}` says that the list is cut, and how to read the rest is undocumented: "
-                "set a lower window_days or a shorter stats_period"
-            )
+def _require_all(document: dict[str, msgspec.Raw]) -> None:
+    """Raise ShapeError if an answer says that there is more than it holds."""
+    for name in ("has_more", "next"):
+        if name in document and _parse_raw(document[name]):
+            raise ShapeError(f"`{name}` says that there is more, and no way to ask for it is known")
 
 
 def require_object(answer: Answer) -> dict[str, msgspec.Raw]:

@@ -239,7 +239,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
         payloads.parse(body)
     except NotJSONError:
         with pytest.raises((ValueError, RecursionError)):
-            json.loads(body, parse_constant=lambda _: float(""))
+            json.loads(body, parse_constant=int)
 
 
 def test_a_byte_order_mark_is_left_out() -> None:
@@ -262,10 +262,6 @@ def test_a_byte_order_mark_is_left_out() -> None:
         (rb'"\"\u0000\""', '"\ufffd"'),
         (b'"\xed\xa0\x80"', "\ufffd\ufffd\ufffd"),
         ('"é☃"'.encode(), "é☃"),
-        (b"NaN", None),
-        (b"-Infinity", None),
-        (b'"say NaN", "rating": NaN', "say NaN"),
-        (b'"say \\"NaN\\"", "rating": Infinity', 'say "NaN"'),
     ],
 )
 def test_what_no_target_can_store_is_replaced(body: bytes, name: str | None) -> None:
