@@ -1,274 +1,549 @@
-"""The client: requests to the API, their retries, and what a status means."""
+"""The base classes of streams: how the API is asked, and how a history is read."""
 
 from __future__ import annotations
 
 import logging
-import random
-import time
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+import re
+import threading
+from collections import deque
+from concurrent.futures import Future
+from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
 from http.client import responses
-from typing import TYPE_CHECKING
-from urllib.parse import quote, urljoin, urlsplit
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, cast
+from urllib.parse import urljoin, urlsplit
 
+import backoff
 import requests
 import urllib3
+from singer_sdk import RESTStream, metrics
+from singer_sdk.exceptions import RetriableAPIError
+from singer_sdk.helpers.conform import TypeConformanceLevel
+from typing_extensions import override
 
-from tap_crankwheel import payloads
+from tap_crankwheel import payloads, windows
+from tap_crankwheel.auth import CrankWheelAuthenticator
 from tap_crankwheel.errors import (
     CrankWheelError,
-    FailedAttemptError,
+    InvalidPayloadError,
     NoAccessError,
-    NotJSONError,
     RangeRefusedError,
 )
-from tap_crankwheel.throttle import Throttle
-from tap_crankwheel.windows import MARGIN, query
+from tap_crankwheel.rows import ObjectParser
+from tap_crankwheel.schemas import SCHEMAS
+from tap_crankwheel.windows import Window, format_timestamp
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from tap_crankwheel.auth import CrankWheelAuthenticator
-    from tap_crankwheel.payloads import Answer
-    from tap_crankwheel.throttle import Clock
-    from tap_crankwheel.windows import Window
+    from backoff.types import Details
+    from singer_sdk import Tap
+    from singer_sdk.helpers.types import Context, Record
+    from singer_sdk.singerlib import Catalog
 
-#: Attempts per request, those aside that waited for a rate limit as long as the API asked; total
-#: seconds of waiting between them.
-MAX_ATTEMPTS = 8
-MAX_WAIT = 3600.0
-IMPATIENT_WAIT = 10.0
-#: How many times its time-out an answer may take in all, though it never falls silent for so long.
-SLOWEST = 10
-CHUNK = 2**16  # bytes
+    from tap_crankwheel.messages import MessageWriter
+    from tap_crankwheel.payloads import Payload
+    from tap_crankwheel.schemas import Row
+    from tap_crankwheel.settings import Settings
 
-_TRANSIENT = (
-    requests.ConnectionError,
-    requests.Timeout,
-)
-_UNREACHABLE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.NameResolutionError)
-_REFUSES_RANGE = {
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
+T = TypeVar("T")
+
+#: The path of sessions, which is a setting.
+USAGE = "/{usage_endpoint}"
+
+#: How far back the API itself goes when it is asked without a range (docs).
+DEFAULT_HISTORY = timedelta(days=28)
+
+MAX_ATTEMPTS, MAX_TEST_ATTEMPTS = 8, 2
+MAX_TEST_TIMEOUT = 10  # seconds
+MAX_WAIT = 3600.0  # seconds that a request waits for rate limits, in all
+UNSTATED_WAIT = 10.0  # seconds, where a rate limit does not say how long to wait
+PROGRESS_INTERVAL = 60.0  # seconds
+CHUNK = 2**20  # bytes; `Response.content` reads 10 KB at a time, and threads would take turns
+
+#: How the API names its fields; a name of another form may be a person's.
+_FIELD_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+_ADVICE = {
+    400: "it refuses the request: if its range lies too far back, set a later start_date",
+    401: "it rejects the key: check api_key against the API tab of your CrankWheel account",
+    403: "the key may not read this: use a key that an administrator made",
+    404: "there is no such address: check api_url",
 }
+_REFUSES_RANGE = {400, 413, 422}  # a shorter one may be answered
+_NO_ACCESS = {403, 404}
 
-logger = logging.getLogger("tap-crankwheel.client")
 
-
-class Client:
-    """The API over HTTP. It only ever sends GET, and threads may share it.
+class Pause:
+    """What the requests of a run share: none begins while the API asks to wait.
 
     Args:
-        url: The URL of the API, such as `https://meeting.is/ss/api`.
-        auth: Adds the API key to each request.
-        timeout: Seconds of silence from the server after which an attempt has failed; so has one
-            whose answer takes `SLOWEST` times as long in all.
-        parallel: How many requests may be under way at a time.
-        user_agent: The value of the header User-Agent.
-        clock: What tells the time and waits.
-
-    Attributes:
-        throttle: How many requests were sent so far, and when the next may be.
-        host: The host that requests go to, with its port if the URL has one.
-        impatient: Whether to give up within ten seconds if nothing answers at all, as for a test.
+        clock: What tells the time and waits, as the module `time` does.
     """
 
-    def __init__(  # noqa: PLR0913 - four of them have defaults
-        self,
-        url: str,
-        auth: CrankWheelAuthenticator,
-        *,
-        timeout: float = 90,
-        parallel: int = 4,
-        user_agent: str = "tap-crankwheel",
-        clock: Clock = time,
-    ) -> None:
-        self.throttle = Throttle(clock, parallel)
-        self.host = urlsplit(url).netloc.rpartition("@")[2]
-        self.impatient = False
-        self._url = url.rstrip("/")
-        self._auth = auth
-        self._timeout = timeout
-        self._clock = clock
-        self._session = requests.Session()
-        self._session.auth = auth
-        self._session.headers.update({"Accept": "application/json", "User-Agent": user_agent})
+    def __init__(self, clock: Any) -> None:
+        self.clock = clock
+        self._until = 0.0
 
-    def get(
-        self,
-        path: str,
-        window: Window | None = None,
-        *,
-        margin: timedelta = MARGIN,
-        divisible: bool = False,
-    ) -> Answer:
-        """GET a path, retrying transient failures.
+    def extend(self, seconds: float) -> bool:
+        """Let no request begin for some seconds; return whether the pause begins with that."""
+        now = self.clock.monotonic()
+        begins = bool(now >= self._until)
+        self._until = max(self._until, now + seconds)
+        return begins
+
+    def wait(self) -> None:
+        """Wait until a request may begin."""
+        while (left := self._until - self.clock.monotonic()) > 0:
+            self.clock.sleep(left)
+
+
+class Page(NamedTuple):
+    """A response.
+
+    Attributes:
+        payload: What its body holds.
+        seconds: How long it took to begin.
+    """
+
+    payload: Payload
+    seconds: float
+
+
+class CrankWheelStream(RESTStream[Window]):
+    """A stream over the CrankWheel API.
+
+    Args:
+        tap: The tap, whose writer holds ACTIVATE_VERSION messages back.
+        settings: The settings.
+        pause: What the streams of a run share.
+    """
+
+    TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE  # rows are typed where they are parsed
+    allow_redirects = False  # the key would go along
+    extra_retry_statuses = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+
+    #: The fields that the tap computes; what the API sends under such a name goes into `extra`.
+    computed: ClassVar[tuple[str, ...]] = ()
+    #: What to do where the key has no access to the path.
+    without_access: ClassVar[str] = ""
+
+    def __init__(self, tap: Tap, settings: Settings, pause: Pause) -> None:
+        self.settings = settings
+        self.pause = pause
+        self.now = datetime.fromtimestamp(pause.clock.time(), timezone.utc)
+        schema = self.customize_schema(SCHEMAS.get_schema(self.name), settings)
+        super().__init__(tap, schema=schema)
+        self.state_writer = tap.state_writer
+        self.writer = cast("MessageWriter", tap.message_writer)
+        self.user_agent = f"{tap.name}/{tap.plugin_version}"
+        self.parse_row = ObjectParser(schema, self.computed)
+        self._objects = [k for k, field in schema["properties"].items() if "properties" in field]
+        session = self.requests_session
+        session.stream = True
+        session.headers["Accept"] = "application/json"
+        # Prepared requests ignore REQUESTS_CA_BUNDLE, unless the session is told of it.
+        environment = session.merge_environment_settings(self.url_base, {}, None, None, None)
+        session.verify = environment["verify"]
+
+    @classmethod
+    def customize_schema(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:  # noqa: ARG003
+        """Return the stream's schema with what depends on the settings."""
+        return schema
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    @property
+    @override
+    def url_base(self) -> str:
+        return self.settings.api_url.rstrip("/")
+
+    @property
+    @override
+    def authenticator(self) -> CrankWheelAuthenticator:
+        return CrankWheelAuthenticator(self.settings.api_key)
+
+    @property
+    def testing(self) -> bool:
+        """Whether this is a `--test`, which reads one record of each stream."""
+        return self.ABORT_AT_RECORD_COUNT is not None
+
+    @property
+    @override
+    def timeout(self) -> int:
+        """Return the seconds of silence after which an attempt has failed."""
+        timeout = self.settings.request_timeout
+        return min(timeout, MAX_TEST_TIMEOUT) if self.testing else timeout
+
+    def halves(self, window: Window | None) -> list[Window]:
+        """Return what to request where the API refuses a window: of an hour or less, nothing."""
+        return [] if window is None or self.testing else windows.halve(window)
+
+    def get(self, window: Window | None = None) -> Page:
+        """Request the stream's path, retrying transient failures; threads may call it.
 
         Args:
-            path: The path of the endpoint below the API's URL.
-            window: The range to request, sent as `from` and `to`.
-            margin: How much is added to the range on both sides.
-            divisible: Whether the caller can request less, so that a slow answer is retried only
-                once.
-
-        Returns:
-            The answer, its outer layer parsed.
+            window: The range to request.
 
         Raises:
             RangeRefusedError: The API does not answer for this range, but may for a shorter one.
             CrankWheelError: The API does not answer, or refuses to.
         """
-        name = f"GET {path} for {window}" if window else f"GET {path}"
-        params = query(window, margin) if window else None
-        started = self._clock.monotonic()
-        attempts, failures, slow, waited = 0, 0, 0, 0.0
+        name = self._request_name(window)
+        try:
+            request = self.prepare_request(None, window)
+            return self.request_decorator(self._send)(request, window)
+        except RetriableAPIError as error:
+            tries = self.backoff_max_tries()
+            raise CrankWheelError(f"{name} failed {tries} times, last error: {error}.") from None
+        except CrankWheelError as error:
+            raise type(error)(f"{name}: {error.message}") from None
+
+    def _send(self, request: requests.PreparedRequest, window: Window | None) -> Page:
+        """Send a request, again where the API asks to wait, and parse the response's body."""
+        waited = 0.0
         while True:
-            attempts += 1
+            self.pause.wait()
             try:
-                with self.throttle.request(retry=attempts > 1):
-                    return self._attempt(path, params)
-            except FailedAttemptError as error:
-                can_be_shorter = error.slow and divisible
-                slow += can_be_shorter
-                failures += not (error.rate_limited and error.wait)
-                wait = error.wait or 2.0**failures  # a past date gives no wait: use the delay
-                waited += wait
-                limit = IMPATIENT_WAIT if self.impatient and error.unreachable else MAX_WAIT
-                seconds = self._clock.monotonic() - started  # also while others were refused
-                if failures == MAX_ATTEMPTS or max(waited, seconds) > limit or slow > 1:
-                    kind = RangeRefusedError if can_be_shorter else CrankWheelError
-                    raise kind(
-                        f"{name} failed {attempts} times in {seconds:.0f} seconds, at last: "
-                        f"{error.reason}."
+                response = self.requests_session.send(
+                    request, timeout=self.timeout, allow_redirects=self.allow_redirects
+                )
+                self.validate_response(response)
+                body = b"".join(response.iter_content(CHUNK))
+                return Page(payloads.parse(body), response.elapsed.total_seconds())
+            except InvalidPayloadError as error:
+                raise RetriableAPIError(f"{error}: does api_url point to the API?") from None
+            except (OSError, ValueError) as error:  # as the errors of requests are
+                raise self._connection_error(error, window) from None
+            except RetriableAPIError as error:
+                refused = error.response
+                if refused is None or refused.status_code not in {429, 504}:
+                    raise
+                if refused.status_code == HTTPStatus.GATEWAY_TIMEOUT:
+                    raise (
+                        RangeRefusedError(f"{error}.") if self.halves(window) else error
                     ) from None
-                self._wait(name, error, failures, wait + random.random())  # noqa: S311 - jitter
-            except CrankWheelError as error:
-                raise type(error)(f"{name}: {error.message}") from None
+                asked = refused.headers.get("Retry-After", "")
+                wait = float(asked) if asked.isdecimal() else UNSTATED_WAIT
+                waited += wait
+                if self.testing or waited > MAX_WAIT:
+                    raise CrankWheelError(f"{error}.") from None
+                if self.pause.extend(self.backoff_jitter(wait)):
+                    self.logger.warning("%s: %s; waiting %.0f seconds", self.name, error, wait)
 
-    def _wait(self, name: str, error: FailedAttemptError, failures: int, seconds: float) -> None:
-        """Wait before the next attempt; for a rate limit, let the other requests wait as well."""
-        if not error.rate_limited:
-            logger.warning(
-                "%s, attempt %d of %d: %s; the next in %.0f seconds",
-                *(name, failures, MAX_ATTEMPTS, error.reason, seconds),
-            )
-            self._clock.sleep(seconds)
-            return
-        level = logging.WARNING if self.throttle.pause(seconds) else logging.DEBUG
-        logger.log(level, "%s: %s", name, error.reason)
+    def _connection_error(self, error: Exception, window: Window | None) -> Exception:
+        """Return what a failed connection means; not in the error's words, which hold the URL."""
+        cause = _root(error)
+        kind = type(cause).__name__
+        if isinstance(error, ValueError):
+            return CrankWheelError(f"the request or its response is not valid HTTP ({kind}).")
+        if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
+            reason = f"no response within {self.timeout} seconds"
+            return (RangeRefusedError if self.halves(window) else RetriableAPIError)(reason)
+        host = urlsplit(self.url_base).netloc.rpartition("@")[2]
+        return RetriableAPIError(
+            f"the connection to {host} failed ({kind}): check api_url, your network and your proxy"
+        )
 
-    def _attempt(self, path: str, params: dict[str, str] | None) -> Answer:
-        """Send one request and parse its answer. The text of its errors may hold the key."""
-        try:
-            with self._session.get(
-                self._url + path,
-                params=params,
-                timeout=self._timeout,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                body = self._body(response)  # also of an error, or its connection is lost
-                self._check_status(response)
-                return payloads.parse(body)
-        except _TRANSIENT as error:
-            cause = _root(error)
-            if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
-                reason = f"no answer within {self._timeout} seconds"
-                raise FailedAttemptError(reason, slow=True) from None
-            reason = f"the connection to {self.host} failed ({type(cause).__name__})"
-            unreachable = isinstance(cause, _UNREACHABLE)
-            if unreachable:
-                reason += ": check api_url, your network and your proxy"
-            raise FailedAttemptError(reason, unreachable=unreachable) from None
-        except NotJSONError:
-            reason = "the answer is not JSON: does api_url point to the API?"
-            raise FailedAttemptError(reason) from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            raise CrankWheelError(
-                f"the request or its answer is not valid HTTP ({type(error).__name__}).",
-            ) from None
+    def _request_name(self, window: Window | None) -> str:
+        path = self.path.format(usage_endpoint=self.settings.usage_endpoint)
+        return f"GET {path} for {window}" if window else f"GET {path}"
 
-    def _body(self, response: requests.Response) -> bytes:
-        """Read a body as it arrives, since one that drips for ever is never silent."""
-        end = self._clock.monotonic() + SLOWEST * self._timeout
-        parts = []
-        try:
-            while part := response.raw.read1(CHUNK, decode_content=True):
-                parts.append(part)
-                if self._clock.monotonic() > end:
-                    reason = f"the answer is not complete after {SLOWEST * self._timeout} seconds"
-                    raise FailedAttemptError(reason, slow=True)
-        except urllib3.exceptions.HTTPError as error:
-            raise requests.ConnectionError(error) from error  # as requests itself does
-        return b"".join(parts)
+    @override
+    def validate_response(self, response: requests.Response) -> None:
+        """Raise for any status but 200.
 
-    def _check_status(self, response: requests.Response) -> None:
+        Raises:
+            RetriableAPIError: Another attempt may succeed.
+            RangeRefusedError: The API may answer for a shorter range.
+            NoAccessError: The key may not read the path, or the account does not have it.
+            CrankWheelError: Nothing of that.
+        """
         status = response.status_code
         if status == HTTPStatus.OK:
             return
-        # Not the server's own words for the status, which might repeat the key.
-        answered = f"the API answered {status} {responses.get(status, '')}".rstrip()
-        wait = retry_after(response.headers.get("Retry-After", ""), self._clock.time())
-        if wait:
-            answered += f" and asks to wait {wait:.0f} seconds"
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
-            raise FailedAttemptError(answered, wait=wait, rate_limited=True)
-        if status in {HTTPStatus.REQUEST_TIMEOUT, *range(500, 600)}:
-            slow = status == HTTPStatus.GATEWAY_TIMEOUT
-            raise FailedAttemptError(answered, wait=wait, slow=slow)
+        _ = response.content  # read, so that the connection can be used again
+        message = self.response_error_message(response)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in self.extra_retry_statuses:
+            raise RetriableAPIError(message, response)
         if status in _REFUSES_RANGE:
-            raise RangeRefusedError(f"{answered}: it refuses the request, perhaps its range.")
-        no_access = status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
-        kind = NoAccessError if no_access else CrankWheelError
-        raise kind(f"{answered}: {self._advice(status, response.headers.get('Location'))}.")
+            raise RangeRefusedError(f"{message}.")
+        raise (NoAccessError if status in _NO_ACCESS else CrankWheelError)(f"{message}.")
 
-    def _advice(self, status: int, location: str | None) -> str:
-        """Return what to do about a status that no retry would change."""
-        if location is not None:
-            return f"it redirects to {self._safe(location)}: if the API is there, set api_url to it"
-        if status == HTTPStatus.UNAUTHORIZED:
-            return (
-                "it rejects the key: check api_key against the API tab of your CrankWheel account"
+    @override
+    def response_error_message(self, response: requests.Response) -> str:
+        """Say what to do; not in the server's words, which might repeat the key."""
+        status = response.status_code
+        answered = f"the API answered {status} {responses.get(status, '')}".rstrip()
+        if location := response.headers.get("Location"):
+            host = urlsplit(urljoin(self.url_base, location)).hostname
+            return f"{answered}: it redirects to {host}: if the API is there, set api_url to it"
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in self.extra_retry_statuses:
+            return answered
+        advice = _ADVICE.get(status, "the tap does not know what this status means here")
+        if self.without_access and status in _NO_ACCESS:
+            advice += f". {self.without_access}"
+        return f"{answered}: {advice}"
+
+    @override
+    def request_decorator(self, func: Callable[..., T]) -> Callable[..., T]:
+        """Return a function that retries, without the SDK's logger, which names the URL."""
+        return backoff.on_exception(
+            self.backoff_wait_generator,
+            RetriableAPIError,
+            max_tries=self.backoff_max_tries,
+            on_backoff=self.backoff_handler,
+            jitter=self.backoff_jitter,
+            logger=None,
+        )(func)
+
+    @override
+    def backoff_max_tries(self) -> int:
+        return MAX_TEST_ATTEMPTS if self.testing else MAX_ATTEMPTS
+
+    @override
+    def backoff_handler(self, details: Details) -> None:
+        name, tries = self._request_name(details["args"][1]), details["tries"]
+        error, wait = details["exception"], details["wait"]
+        most = self.backoff_max_tries()
+        self.logger.warning(
+            "%s, attempt %d of %d: %s; the next in %.0f seconds", name, tries, most, error, wait
+        )
+
+    # --- records ----------------------------------------------------------------------------------
+
+    @classmethod
+    def parse(cls, payload: Payload, parse_row: ObjectParser) -> Iterable[Row]:
+        """Return the rows of a payload that lists them.
+
+        Args:
+            payload: The payload.
+            parse_row: Parses an item by the stream's schema, `computed` aside.
+
+        Raises:
+            InvalidPayloadError: The payload, or an item in it, has another form.
+        """
+        raise NotImplementedError
+
+    @override
+    def request_records(self, context: Context | None) -> Iterator[Row]:
+        with self.get_http_request_counter() as counter:
+            payload = self.count(self.get(), counter)
+        yield from self.parse(payload, self.parse_row)
+
+    def count(self, page: Page, counter: metrics.Counter) -> Payload:
+        """Log the SDK's metrics of a request, in order and not from its thread."""
+        counter.increment()
+        metric, tags = metrics.Metric.HTTP_REQUEST_DURATION, {"stream": self.name}
+        metrics.log(self.metrics_logger, metrics.Point("timer", metric, page.seconds, tags))
+        return page.payload
+
+    @override
+    def get_records(self, context: Context | None) -> Iterator[Record]:
+        unknown: set[str] = set()
+        try:
+            for record in self.request_records(context):
+                if extra := record.get("extra"):
+                    unknown.update(loggable_names(extra))
+                for name in self._objects:
+                    if extra := record[name]["extra"]:
+                        unknown.update(f"{name}.{field}" for field in loggable_names(extra))
+                yield record
+        except InvalidPayloadError as error:
+            raise self._unexpected(error) from None
+        if unknown:
+            names = ", ".join(sorted(unknown)[:20])
+            self.logger.info("%s: unknown fields, which are in `extra`: %s", self.name, names)
+        if not self.testing:
+            # The SDK writes it before the first request. A list that then fails to arrive would
+            # mark all its rows as deleted.
+            self.writer.activate_versions()
+
+    def _unexpected(self, error: InvalidPayloadError) -> CrankWheelError:
+        advice = "Check api_url; if it is right, the API is not as the tap knows it"
+        if error.missing and self.path == USAGE:
+            other = {"usage": "usage_new", "usage_new": "usage"}[self.settings.usage_endpoint]
+            advice += f", and setting usage_endpoint to {other} may help"
+        return CrankWheelError(f"{self.name}: {error}. {advice}.")
+
+    @override
+    def apply_catalog(self, catalog: Catalog) -> None:
+        own = self.replication_key
+        super().apply_catalog(catalog)
+        if self.replication_key not in {None, own}:
+            raise CrankWheelError(
+                f"--catalog: {self.name} cannot be replicated by {self.replication_key}; its "
+                f"replication key is {own}."
             )
-        if status == HTTPStatus.FORBIDDEN:
-            return (
-                "the key may not read this: use a key that an administrator made on the API tab of "
-                "your CrankWheel account"
+        self.replication_key = own  # also where the catalog names none
+
+    @override
+    def get_batch_config(self, config: Mapping[str, Any]) -> None:
+        """Return none: batch files would hold fields that are deselected."""
+
+    @override
+    def generate_child_contexts(self, record: Record, context: Context | None) -> Iterable[Context]:
+        """Return none: no stream has children, and the SDK would copy each record for them."""
+        return ()
+
+    @override
+    def log(self, message: str, *args: Any, level: int = logging.INFO, **kwargs: Any) -> None:
+        """Log the SDK's own lines at level debug: an error is logged where it ends the run."""
+        super().log(message, *args, level=logging.DEBUG, **kwargs)
+
+
+class WindowedStream(CrankWheelStream):
+    """A stream that reads its history window by window, several requests ahead.
+
+    How the API selects is undocumented: by start, by end or by any overlap with the range, to the
+    second or to the day. An item that two responses hold is emitted twice under one key, and the
+    later version wins. A bookmark means that everything before it has been emitted. So it moves
+    when a window is complete, not with each record.
+    """
+
+    #: How much wider than a window its request is, on both sides.
+    margin: ClassVar[timedelta] = windows.MARGIN
+
+    @property
+    @override
+    def emit_activate_version_messages(self) -> bool:
+        """Never: a part of a history must not delete older rows."""
+        return False
+
+    @override
+    def get_replication_key_signpost(self, context: Context | None = None) -> None:
+        """Write no signpost: `history` already caps bookmarks at the start of the run."""
+
+    def windows(self, history: Window) -> list[Window]:
+        """Return the windows of a part of the history, oldest first."""
+        return windows.split(history, timedelta(days=self.settings.window_days))
+
+    def requested(self, window: Window) -> Window:
+        """Return the range to request for a window."""
+        return window
+
+    def bookmark(self, window: Window) -> datetime:
+        """Return the bookmark to write when a window is complete."""
+        return window.end
+
+    @override
+    def get_url_params(self, context: Context | None, next_page_token: Any) -> dict[str, str]:
+        return windows.query(next_page_token, self.margin)
+
+    def fetch(self, window: Window) -> list[Page]:
+        """Request a window, and if the API refuses it, its halves; runs in a thread."""
+        requested = self.requested(window)
+        try:
+            return [self.get(requested)]
+        except RangeRefusedError as error:
+            if not (halves := self.halves(requested)):
+                raise
+            self.logger.warning("%s Requesting the halves of %s", error.message, requested)
+        return [page for half in halves for page in self.fetch(half)]
+
+    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
+        """Yield each window with what its rows are made of, once no later response adds to it."""
+        with self.get_http_request_counter() as counter:
+            parallel = self.settings.max_parallel_requests
+            for window, pages in read_ahead(self.fetch, wanted, parallel):
+                yield window, [self.count(page, counter) for page in pages]
+
+    def rows(self, window: Window, pages: Any) -> Iterable[Row]:  # noqa: ARG002
+        """Return the rows of a window from what `read` yielded with it."""
+        return chain.from_iterable(self.parse(page, self.parse_row) for page in pages)
+
+    def history(self) -> Window:
+        """Return the range that this run reads, starting `lookback_days` before the bookmark."""
+        start, now = self.settings.start_date, self.now
+        value = self.stream_state.get("replication_key_value")
+        if value and self.replication_method == "INCREMENTAL":
+            lookback = timedelta(days=self.settings.lookback_days)
+            since = min(windows.parse_timestamp(value), now) - lookback
+            start = max(since, start) if start else since
+        end = min(self.settings.end_date or now, now)
+        return Window(start or now - DEFAULT_HISTORY, end)
+
+    @override
+    def request_records(self, context: Context | None) -> Iterator[Row]:
+        wanted = self.windows(history := self.history())
+        if not wanted:
+            self.logger.warning("%s: nothing to read: start_date is not before the end.", self.name)
+            return
+        if self.testing:
+            wanted = wanted[-1:]
+        self.logger.info("%s: reading %s, windows: %d", self.name, history, len(wanted))
+        last, clock = self._last_bookmark(), self.pause.clock
+        logged = clock.monotonic()
+        for number, (window, pages) in enumerate(self.read(wanted), 1):
+            yield from self.rows(window, pages)
+            self._complete(window, last)
+            if clock.monotonic() - logged >= PROGRESS_INTERVAL:
+                logged = clock.monotonic()
+                done = f"window {number} of {len(wanted)} is done, {window}"
+                self.logger.info("%s: %s", self.name, done)
+
+    @override
+    def get_records(self, context: Context | None) -> Iterator[Record]:
+        # The SDK notes the records of an unsorted stream in these markers, and makes a bookmark of
+        # them at the end of the stream. If they are there, it logs no warning; empty, no bookmark.
+        self.stream_state["progress_markers"] = {}
+        yield from super().get_records(context)
+        self.stream_state["progress_markers"] = {}
+
+    def _last_bookmark(self) -> str:
+        """Return the bookmark that the run begins with, unless that lies in the future."""
+        value = str(self.stream_state.get("replication_key_value", ""))
+        return value if value <= format_timestamp(self.now) else ""
+
+    def _complete(self, window: Window, last: str) -> None:
+        """Move the bookmark, never back, and write the state."""
+        if self.replication_method == "INCREMENTAL" and not self.testing:
+            self.stream_state.update(
+                replication_key=self.replication_key,
+                replication_key_value=max(format_timestamp(self.bookmark(window)), last),
+                progress_markers={},
             )
-        if status == HTTPStatus.NOT_FOUND:
-            return f"there is no such address: check api_url ({self._safe(self._url)})"
-        return "the tap does not know what this status means here"
-
-    def _safe(self, url: str) -> str:
-        """Return a URL without what may be a secret in it: user, query and the key."""
-        parts = urlsplit(urljoin(self._url, url))
-        host = parts.netloc.rpartition("@")[2]
-        safe = f"{parts.scheme}://{host}{quote(parts.path, safe='/%')}"
-        return "an address with the key in it" if self._auth.appears_in(safe) else safe
+            self.state_writer.write_state(self.tap_state)
 
 
-def retry_after(value: str, now: float) -> float | None:
-    """Read the value of a header Retry-After.
+def read_ahead(
+    fetch: Callable[[Window], T], wanted: list[Window], limit: int
+) -> Iterator[tuple[Window, T]]:
+    """Fetch windows in threads, and yield what came in their order.
 
     Args:
-        value: A number of seconds, or an HTTP date.
-        now: The seconds since 1970, UTC.
+        fetch: Fetches a window, in a thread of its own.
+        wanted: The windows, in order.
+        limit: How many windows may be under way or waiting at a time, the yielded one aside.
 
-    Returns:
-        How many seconds to wait; None if the value is neither.
+    Yields:
+        A window, and what was fetched for it.
     """
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (OverflowError, ValueError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - datetime.fromtimestamp(now, timezone.utc)).total_seconds())
+    pending = deque(_start(fetch, window) for window in wanted[:limit])
+    for number, window in enumerate(wanted):
+        fetched = pending.popleft().result()
+        pending.extend(_start(fetch, later) for later in wanted[number + limit :][:1])
+        yield window, fetched
+
+
+def _start(fetch: Callable[[Window], T], window: Window) -> Future[T]:
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(fetch(window))
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            future.set_exception(error)
+
+    # Daemon threads: those of a pool are joined at exit, and a failed run would linger.
+    threading.Thread(target=run, name="read-ahead", daemon=True).start()
+    return future
+
+
+def loggable_names(extra: Row) -> Iterable[str]:
+    """Return the names in an `extra`, but for those that may be a person's and not a field's."""
+    return (name if _FIELD_NAME.fullmatch(name) else "…" for name in extra)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -21,7 +21,7 @@ from tap_crankwheel.windows import format_timestamp, parse_timestamp, to_utc
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-Row = dict[str, Any]
+    from tap_crankwheel.schemas import Row
 
 #: Returns a value other than null as its type, or INVALID.
 Parse = Callable[[object], object]
@@ -138,7 +138,7 @@ def _parse_object(value: object) -> object:
     return value if type(value) is dict else INVALID
 
 
-def _convert(value: object, kind: Any) -> object:  # noqa: ANN401 - any type that msgspec converts to
+def _convert(value: object, kind: Any) -> object:
     try:
         return msgspec.convert(value, kind, strict=False)
     except (msgspec.ValidationError, ValueError):

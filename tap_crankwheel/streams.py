@@ -1,138 +1,98 @@
-"""The streams: name, path, keys, schema and parser of each."""
+"""The streams: what is special to each."""
 
 from __future__ import annotations
 
 import copy
-import logging
-from collections import deque
+from bisect import bisect_right
+from collections import Counter, defaultdict, deque
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 from typing_extensions import override
 
 from tap_crankwheel import payloads
-from tap_crankwheel.errors import CrankWheelError, NoAccessError, RangeRefusedError
-from tap_crankwheel.history import USAGE, CrankWheelStream, EventStream, WindowedStream, count
+from tap_crankwheel.client import USAGE, CrankWheelStream, WindowedStream
+from tap_crankwheel.errors import InvalidPayloadError
 from tap_crankwheel.rows import ObjectParser
 from tap_crankwheel.schemas import SCHEMAS
-from tap_crankwheel.statistics import Canceled, PeriodParser, canceled_requests
-from tap_crankwheel.windows import MARGIN, Window, format_timestamp, periods, split
+from tap_crankwheel.statistics import grand_total, totals
+from tap_crankwheel.windows import Window, format_timestamp, periods
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from singer_sdk import Tap
-    from singer_sdk.helpers.types import Record
 
-    from tap_crankwheel.history import Run
-    from tap_crankwheel.messages import MessageWriter
-    from tap_crankwheel.payloads import Answer, Event
-    from tap_crankwheel.rows import Row
+    from tap_crankwheel.client import Pause
+    from tap_crankwheel.payloads import Payload
+    from tap_crankwheel.schemas import Row
     from tap_crankwheel.settings import Settings
-    from tap_crankwheel.tally import Durations, Tally
+    from tap_crankwheel.statistics import Totals
 
 DEMO_USAGE = "/demo_usage"
+WITHOUT_DEMOS = "If your plan has no demo requests, deselect demo_requests and demo_stats"
 
-#: How long after the end of a period the answers may still bring a session that began in it. A
+#: How long after the end of a period the responses may still bring a session that began in it. A
 #: session that is left running over a weekend is not rare.
 LONGEST_SESSION = timedelta(days=7)
 
 
-class UsageSessions(EventStream):
-    """Screen-sharing sessions.
-
-    Args:
-        tap: The tap.
-        run: What the streams of a run share.
-        tally: Counts sessions for the statistics.
-        statistics: The streams of statistics, which sync later.
-    """
+class UsageSessions(WindowedStream):
+    """Screen-sharing sessions."""
 
     name = "usage_sessions"
     path = USAGE
     primary_keys = ("id", "start_date")
     replication_key = "start_date"
+    computed = ("id",)
 
-    def __init__(self, tap: Tap, run: Run, tally: Tally, statistics: Sequence[StatsStream]) -> None:
-        super().__init__(tap, run)
-        self._tally = tally
-        self._statistics = statistics
-        self._shared: set[Window] = set()  # the windows that are periods of the statistics
-
+    @classmethod
     @override
-    def windows(self, history: Window) -> list[Window]:
-        """Return the periods that the statistics will need, as far as they lie in the history.
+    def parse(cls, payload: Payload, parse_row: ObjectParser) -> Iterator[Row]:
+        """Yield the sessions of a response.
 
-        So each answer serves both. What no period covers is requested in windows of its own, and
-        so is everything if that takes fewer requests.
+        Whether the API's number of a session is unique is not documented, so the start is a part
+        of the key. Where there is no number, a digest of email and start takes its place.
         """
-        self._shared = set()
-        own = super().windows(history)
-        planned = {period for s in self._statistics if s.selected for period in s.planned()}
-        shared = sorted(p for p in planned if history.start <= p.start < p.end <= history.end)
-        if not shared or self.testing:
-            return own
-        before = split(Window(history.start, shared[0].start), self.run.settings.window)
-        after = split(Window(shared[-1].end, history.end), self.run.settings.window)
-        if len(before) + len(after) > len(own):
-            return own
-        self._shared = set(shared)
-        return [*before, *shared, *after]
-
-    @override
-    def parse_events(self, answer: Answer, parse_row: ObjectParser) -> Iterator[Event]:
-        for event in payloads.usage_sessions(answer, parse_row):
-            if self._shared:
-                self._tally.add(event)
-            yield event
-
-    @override
-    def rows(self, window: Window, answer: list[Answer]) -> Iterator[Row]:
-        """Yield the sessions of a window, and count those that the next run will not read."""
-        settings, now = self.run.settings, self.run.started_at
-        behind = format_timestamp(min(settings.end_date or now, now) - settings.lookback)
-        for row in super().rows(window, answer):
-            self._left_behind += row["session_ended"] is False and row["start_date"] < behind
+        for raw in payloads.session_items(payload):
+            session = payloads.parse_item(raw, "session")
+            number = session.get("session_id")
+            row = parse_row(session)
+            payloads.require(row, "start_date", "session")
+            if row["session_id"] is not None:
+                number = row["session_id"]
+            if type(number) is int or (type(number) is str and number):
+                row["id"] = str(number)
+            else:
+                payloads.require(row, "email", "session")
+                row["id"] = payloads.digest(row["email"], row["start_date"])
             yield row
-        if window in self._shared and len(answer) == 1:  # of halves, the statistics are not known
-            self._tally.complete(window, answer[0])
-
-    @override
-    def records(self) -> Iterator[Record]:
-        self._tally.begin(self.name)
-        self._left_behind = 0
-        yield from super().records()
-        if self._left_behind:
-            self.logger.warning(
-                "%s: %d sessions that still run began more than lookback_days before the end of "
-                "this run, so that the next one does not read how they end: raise lookback_days.",
-                self.name,
-                self._left_behind,
-            )
 
 
-class DemoRequests(EventStream):
+class DemoRequests(WindowedStream):
     """Demo requests, and what became of them."""
 
     name = "demo_requests"
     path = DEMO_USAGE
+    without_access = WITHOUT_DEMOS
     primary_keys = ("id",)
     replication_key = "start_ts"
-    parse_events = staticmethod(payloads.demo_requests)
+    computed = ("id",)
 
-    @override
-    def fetch(self, window: Window) -> list[Answer]:
-        try:
-            return super().fetch(window)
-        except NoAccessError as error:
-            raise CrankWheelError(
-                f"{error.message} If your plan has no demo requests, deselect {self.name}."
-            ) from None
+    #: What the API sends for null, by field.
+    PLACEHOLDERS: ClassVar = {
+        "seconds_to_respond": "never",
+        "call_confirmed": "n/a",
+        "screenshared": "n/a",
+        "accepted_from": "n/a",
+    }
 
     @classmethod
     @override
-    def declare(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    def customize_schema(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
         schema = copy.deepcopy(schema)
         prospect = schema["properties"]["prospect_info"]["properties"]
         extra = prospect.pop("extra")  # it stays the last field
@@ -144,122 +104,118 @@ class DemoRequests(EventStream):
         prospect["extra"] = extra
         return schema
 
+    @classmethod
+    @override
+    def parse(cls, payload: Payload, parse_row: ObjectParser) -> Iterator[Row]:
+        """Yield the demo requests of a response, by start.
 
-class Fetched(NamedTuple):
-    """What a period's requests brought.
+        The API has no identifier for them. Those alike in start, phone and origin are numbered, in
+        an order that does not depend on that of the response.
+        """
+        found = []
+        for raw in payloads.session_items(payload):
+            request = payloads.parse_item(raw, "demo request")
+            for field, word in cls.PLACEHOLDERS.items():
+                if request.get(field) == word:
+                    request[field] = None
+            info = request.get("prospect_info")
+            if isinstance(info, dict):
+                request["prospect_info"] = info = {k: payloads.as_text(v) for k, v in info.items()}
+            else:
+                info = {}
+            fixed = [info.get(f"prospect-{key}") for key in ("phone", "request-origin")]
+            content = msgspec.json.encode(request, order="sorted")
+            row = parse_row(request)
+            payloads.require(row, "start_ts", "demo request")
+            row["id"] = payloads.digest(row["start_ts"], *fixed)
+            found.append((row["start_ts"], row["id"], content, row))
+        alike: Counter[str] = Counter()
+        for _, key, _, row in sorted(found, key=lambda item: item[:3]):
+            alike[key] += 1
+            if alike[key] > 1:
+                row["id"] = f"{key}-{alike[key]}"
+            yield row
 
-    Attributes:
-        usage: The answer of `/usage`; none if the tally has it.
-        canceled: What `canceled_requests` returns.
-    """
 
-    usage: list[Answer]
-    canceled: Canceled = (None, {})
+class PeriodStream(WindowedStream):
+    """A stream with rows for each calendar period, of which the last one may be unfinished."""
 
-
-class StatsStream(WindowedStream[Fetched]):
-    """Statistics by calendar period.
-
-    Args:
-        tap: The tap.
-        run: What the streams of a run share.
-        tally: Counts sessions, also those that other streams requested.
-    """
-
-    path = USAGE
     replication_key = "period_start"
-
-    def __init__(self, tap: Tap, run: Run, tally: Tally) -> None:
-        super().__init__(tap, run)
-        self._tally = tally
-        self._parse_session = ObjectParser(SCHEMAS.get_schema("usage_sessions"), computed=["id"])
-        self._parser = PeriodParser(
-            run.settings.stats_period,
-            run.settings.timezone.name,
-            SCHEMAS.get_schema(AccountStats.name),
-        )
+    computed: ClassVar[tuple[str, ...]] = ("period", "timezone", "period_start", "period_end")
 
     @override
     def windows(self, history: Window) -> list[Window]:
         if history.start >= history.end:
             return []
-        settings = self.run.settings
-        found = list(periods(history, settings.stats_period, settings.timezone))
-        if found[0].start < history.start == settings.start_date:
-            self.run.log_once(
-                logging.INFO,
-                "start_date lies within a period: the statistics count all of it, from "
-                f"{format_timestamp(found[0].start)} on; the other streams begin at start_date.",
-            )
-        return found
+        return list(periods(history, self.settings.stats_period, self.settings.timezone))
 
-    def planned(self) -> list[Window]:
-        """Return what this run will request: its periods, the last one up to now."""
-        return [self._until_now(period) for period in self.windows(self.history())]
-
-    def _until_now(self, period: Window) -> Window:
-        return Window(period.start, min(period.end, self.run.started_at))
+    @override
+    def requested(self, window: Window) -> Window:
+        return Window(window.start, min(window.end, self.now))
 
     @override
     def bookmark(self, window: Window) -> datetime:
         """Return the period's start: it may be unfinished, and is read again."""
         return window.start
 
+    def period(self, window: Window) -> Row:
+        """Return the fields that name a period."""
+        start, end = map(format_timestamp, window)
+        return {
+            "period": self.settings.stats_period,
+            "timezone": self.settings.timezone.name,
+            "period_start": start,
+            "period_end": end,
+        }
+
+
+class StatsStream(PeriodStream):
+    """Statistics by calendar period, counted from the sessions that start in it.
+
+    Args:
+        tap: The tap.
+        settings: The settings.
+        pause: What the streams of a run share.
+        counted: For each period what `account_stats` counted, as JSON, which takes a tenth of the
+            memory. What is there, `agent_stats` does not request again.
+    """
+
+    path = USAGE
+
+    def __init__(
+        self, tap: Tap, settings: Settings, pause: Pause, counted: dict[Window, bytes]
+    ) -> None:
+        super().__init__(tap, settings, pause)
+        self.counted = counted
+        self._parse_session = ObjectParser(SCHEMAS.get_schema("usage_sessions"), computed=["id"])
+
     @override
-    def records(self) -> Iterator[Record]:
-        self._tally.begin(self.name)
-        self._without_email = 0
-        yield from super().records()
-        if self._without_email:
-            self.run.log_once(
-                logging.WARNING,
-                f"{self._without_email} sessions have no email: they count for the account, and "
-                "agent_stats has no row for them.",
-            )
+    def read(self, windows: list[Window]) -> Iterator[tuple[Window, Any]]:
+        """Yield each period with what its response holds beside sessions, and their totals.
 
-    def get(self, path: str, period: Window, margin: timedelta = MARGIN) -> Answer:
-        """Request a period, up to its end or now."""
-        try:
-            return self.run.client.get(path, self._until_now(period), margin=margin)
-        except RangeRefusedError as error:
-            raise RangeRefusedError(
-                f"{error.message} Set stats_period to a shorter period, or a later start_date."
-            ) from None
-
-    @override
-    def fetch(self, window: Window) -> Fetched:
-        """Request a period's sessions, unless another stream did."""
-        known = self._tally.has(window)
-        return Fetched([] if known else [self.get(self.request_path, window)])
-
-    @override
-    def settled(
-        self, answers: Iterator[tuple[Window, Fetched]]
-    ) -> Iterator[tuple[Window, Fetched]]:
-        """Yield a period once the answers of `LONGEST_SESSION` after it were read.
-
-        The API may select sessions by their end. Without that, one that runs on over the end of
+        The API may select sessions by their end. So a period is final once the responses of
+        `LONGEST_SESSION` after it were read: without that, a session that runs on over the end of
         its period would not be counted.
         """
-        waiting: deque[tuple[Window, Fetched]] = deque()
-        for period, fetched in answers:
-            for answer in fetched.usage:
-                for event in payloads.usage_sessions(answer, self._parse_session):
-                    self._tally.add(event)
-                self._tally.complete(period, answer)
-            waiting.append((period, fetched._replace(usage=[])))
-            # What another stream requested, it requested to the end.
+        edges = [format_timestamp(period.start) for period in windows]
+        edges.append(format_timestamp(windows[-1].end))
+        sessions: dict[int, dict[tuple[str, str], tuple[str | None, Any]]] = defaultdict(dict)
+        waiting: deque[tuple[Window, Row]] = deque()
+        done = 0
+        for period, pages in super().read(windows):
+            waiting.append((period, payloads.envelope(pages[0])))
+            sessions_of = (UsageSessions.parse(page, self._parse_session) for page in pages)
+            for row in chain.from_iterable(sessions_of):
+                number = bisect_right(edges, row["start_date"]) - 1
+                if done <= number < len(windows):
+                    key = row["id"], row["start_date"]
+                    sessions[number][key] = row["email"], _seconds(row)
             while waiting and (
-                not fetched.usage or waiting[0][0].end + LONGEST_SESSION <= period.end
+                period is windows[-1] or waiting[0][0].end + LONGEST_SESSION <= period.end
             ):
-                yield waiting.popleft()
-        yield from waiting
-
-    def durations(self, period: Window) -> Durations:
-        """Return the seconds of each session that starts in a period, by the agent's email."""
-        durations = self._tally.durations(period)
-        self._without_email += len(durations.get(None, ()))
-        return durations
+                final, beside = waiting.popleft()
+                yield final, (beside, totals(sessions.pop(done, {}).values()))
+                done += 1
 
 
 class AccountStats(StatsStream):
@@ -267,26 +223,20 @@ class AccountStats(StatsStream):
 
     name = "account_stats"
     primary_keys = ("period", "timezone", "period_start")
+    computed = (*PeriodStream.computed, "meetings", "total_seconds")
 
     @override
-    def fetch(self, window: Window) -> Fetched:
-        fetched = super().fetch(window)
-        try:
-            # No margin: a bare count cannot be trimmed to the period.
-            demo_usage = self.get(DEMO_USAGE, window, timedelta(0))
-        except NoAccessError:
-            self.run.log_once(
-                logging.WARNING,
-                f"{self.name}: canceled_demo_requests is null, since the API gives no access to "
-                f"{DEMO_USAGE}. That is right if your plan has no demo requests.",
-            )
-            return fetched
-        return fetched._replace(canceled=canceled_requests(demo_usage))
+    def read(self, windows: list[Window]) -> Iterator[tuple[Window, Any]]:
+        self.counted.clear()
+        for period, (beside, agents) in super().read(windows):
+            named = {email: row for email, row in agents.items() if email is not None}
+            self.counted[period] = msgspec.json.encode(named)
+            yield period, (beside, agents)
 
     @override
-    def rows(self, window: Window, answer: Fetched) -> list[Row]:
-        usage = self._tally.beside(window)
-        return [self._parser.account(window, usage, answer.canceled, self.durations(window))]
+    def rows(self, window: Window, pages: tuple[Row, Totals]) -> Iterable[Row]:
+        beside, agents = pages
+        return [self.parse_row(beside) | self.period(window) | grand_total(agents)]
 
 
 class AgentStats(StatsStream):
@@ -296,33 +246,65 @@ class AgentStats(StatsStream):
     primary_keys = ("period", "timezone", "period_start", "email")
 
     @override
-    def rows(self, window: Window, answer: Fetched) -> list[Row]:
-        return self._parser.agents(window, self._tally.beside(window), self.durations(window))
+    def read(self, windows: list[Window]) -> Iterator[tuple[Window, Any]]:
+        if not all(period in self.counted for period in windows):
+            yield from super().read(windows)
+            return
+        for period in windows:
+            yield period, ({}, msgspec.json.decode(self.counted.pop(period)))
+
+    @override
+    def rows(self, window: Window, pages: tuple[Row, Totals]) -> Iterable[Row]:
+        _, agents = pages
+        emails = sorted(email for email in agents if email is not None)
+        return [{**self.period(window), "email": email, **agents[email]} for email in emails]
+
+
+class DemoStats(PeriodStream):
+    """How many demo requests were cancelled."""
+
+    name = "demo_stats"
+    path = DEMO_USAGE
+    without_access = WITHOUT_DEMOS
+    primary_keys = ("period", "timezone", "period_start")
+    margin = timedelta(0)  # a bare count cannot be trimmed to the period
+
+    @override
+    def rows(self, window: Window, pages: list[Payload]) -> Iterable[Row]:
+        payloads.session_items(pages[0])  # an error object is not an answer
+        return [self.parse_row(payloads.envelope(pages[0])) | self.period(window)]
 
 
 class Users(CrankWheelStream):
-    """The emails allowed on the account.
-
-    Args:
-        tap: The tap.
-        run: What the streams of a run share.
-        writer: The tap's writer, which holds back the SDK's ACTIVATE_VERSION.
-    """
+    """The emails allowed on the account."""
 
     name = "users"
     path = "/user_access"
     primary_keys = ("email",)
 
-    def __init__(self, tap: Tap, run: Run, writer: MessageWriter) -> None:
-        super().__init__(tap, run)
-        self._writer = writer
-
+    @classmethod
     @override
-    def records(self) -> Iterator[Record]:
-        client = self.run.client
-        self.logger.info("%s: reading from %s", self.name, client.host)
-        rows = payloads.users(client.get(self.path), ObjectParser(self.schema))
-        yield from rows
-        # Last: a target may take the table at this moment for its whole, and keep it so.
-        self._writer.activate_versions()
-        self.logger.info("%s: %s", self.name, count(len(rows), "record"))
+    def parse(cls, payload: Payload, parse_row: ObjectParser) -> Iterator[Row]:
+        """Yield the users of a response.
+
+        Raises:
+            InvalidPayloadError: A user has no email, or there is none: an account has at least its
+                owner.
+        """
+        items = payloads.only_list(payload)
+        if not items:
+            raise InvalidPayloadError(
+                "the list of users is empty, and an account has at least its owner"
+            )
+        for raw in items:
+            row = parse_row(payloads.parse_item(raw, "user"))
+            payloads.require(row, "email", "user")
+            if row["in_demo_pool"] is None and "in_demo_pool" not in (row["extra"] or {}):
+                row["in_demo_pool"] = False  # null means false
+            yield row
+
+
+def _seconds(session: Row) -> object:
+    """Return how long a session was; one that runs counts with its duration so far, if any."""
+    running = session["duration"] is None and session["session_ended"] is False
+    return 0 if running else session["duration"]

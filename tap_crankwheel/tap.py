@@ -1,50 +1,58 @@
-"""The tap: its wiring, and its list of streams."""
+"""The tap: its settings, errors of one line, and its list of streams."""
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import fnmatch
+import os
+import re
+import sys
 import time
+import traceback
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import click
 from singer_sdk import Tap
+from singer_sdk.exceptions import ConfigurationError, MappingError
 from singer_sdk.helpers.capabilities import PluginCapabilities
 from typing_extensions import override
 
 from tap_crankwheel import streams
-from tap_crankwheel.auth import CrankWheelAuthenticator
-from tap_crankwheel.cli import CommandLineTap
-from tap_crankwheel.client import Client
+from tap_crankwheel.client import Pause, WindowedStream
 from tap_crankwheel.errors import CrankWheelError
-from tap_crankwheel.history import Run, WindowedStream
-from tap_crankwheel.settings import CONFIG_SCHEMA, EPOCH
-from tap_crankwheel.tally import Tally
-from tap_crankwheel.windows import parse_timestamp
+from tap_crankwheel.messages import MessageWriter
+from tap_crankwheel.settings import CONFIG_SCHEMA, Settings, read_settings
+from tap_crankwheel.windows import Window, parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from singer_sdk import Stream
     from singer_sdk.helpers.capabilities import CapabilitiesEnum
 
-    from tap_crankwheel.throttle import Clock
-
-
-#: What the SDK writes into the bookmark of a stream, and of which type.
-BOOKMARK_KEYS: dict[str, type] = {
-    "partitions": list,
-    "progress_markers": dict,
-    "replication_key": object,
-    "replication_key_signpost": object,
-    "replication_key_value": object,
-    "starting_replication_value": object,
+#: What went wrong where a module of the SDK raises, the innermost first. The text of its exception
+#: may hold personal data, or the key.
+_CAUSES = {
+    "singer_sdk.configuration._dict_config": "A setting in the environment cannot be read: numbers "
+    'are written as 7, lists and objects as JSON, such as ["shoesize"].',
+    "jsonschema.validators": "stream_maps: a map does not have the form that --about describes.",
+    "singer_sdk.helpers._util": "--catalog or --state cannot be read: it is not JSON.",
+    "singer_sdk.helpers._flattening": "flattening: two columns would have one name. Raise "
+    "flattening_max_key_length.",
+    "singer_sdk.mapper": "stream_maps: an expression fails for a record ({kind}): perhaps a field "
+    "in it is null.",
 }
 
 
-class TapCrankWheel(CommandLineTap):
+class TapCrankWheel(Tap):
     """Singer tap for CrankWheel: screen-sharing sessions, demo requests, statistics and users."""
 
     name = "tap-crankwheel"
     package_name = "tap-crankwheel"
     config_jsonschema = CONFIG_SCHEMA
+    message_writer_class = MessageWriter
 
     # The SDK writes batch files without selection, stream maps or flattening, so that deselected
     # personal data would be in them.
@@ -52,63 +60,144 @@ class TapCrankWheel(CommandLineTap):
         capability for capability in Tap.capabilities if capability != PluginCapabilities.BATCH
     ]
 
-    def __init__(self, *, clock: Clock = time, **kwargs: Any) -> None:  # noqa: ANN401 - the SDK's
-        """Take the SDK's arguments, and a clock for tests."""
+    def __init__(
+        self,
+        *,
+        config: Any = None,
+        validate_config: bool = True,
+        clock: Any = time,
+        **kwargs: Any,
+    ) -> None:
+        """Take the SDK's arguments, and a clock for tests; raise CrankWheelError as `settings`."""
         self._clock = clock
-        super().__init__(**kwargs)
+        self._validate = validate_config
+        self._parse_env_config = bool(kwargs.get("parse_env_config"))
+        if isinstance(config, dict):  # a setting that is null is not set
+            config = {name: value for name, value in config.items() if value is not None}
+        # The SDK's own messages hold the values, one of which may be the key in the wrong place.
+        super().__init__(config=config, validate_config=False, **kwargs)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, read once.
+
+        Raises:
+            CrankWheelError: With a line for each that is invalid; not where the SDK asks for no
+                validation, as it does for discovery.
+        """
+        self._warn_of_unknown_settings()
+        settings, errors = read_settings(self.config)
+        if errors and self._validate:
+            raise CrankWheelError("\n".join(errors))
+        return settings
+
+    def _warn_of_unknown_settings(self) -> None:
+        names = set(self.config)
+        if self._parse_env_config:
+            # Not the SDK's own, Meltano's, which begin with two underscores, and the sandbox's.
+            variable = rf"{self.name}_(?!loglevel|sandbox_|_)(\w+)".replace("-", "_")
+            found = (re.fullmatch(variable, name, re.IGNORECASE) for name in os.environ)
+            names |= {match[1].lower() for match in found if match}
+        known = self.config_jsonschema["properties"]
+        for name in sorted(names - known.keys()):
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f": did you mean {near[0]}?" if near else "."
+            self.logger.warning("%s is not a setting of the tap, and is ignored%s", name, meant)
 
     @override
     def discover_streams(self) -> Sequence[Stream]:
-        settings = self.settings
-        client = Client(
-            settings.api_url,
-            CrankWheelAuthenticator(settings.api_key),
-            timeout=settings.request_timeout,
-            parallel=settings.max_parallel_requests,
-            user_agent=f"{self.name}/{self.plugin_version}",
-            clock=self._clock,
-        )
-        run = Run(settings, client, self._clock, self.logger)
-        tally = Tally()
-        statistics = [streams.AccountStats(self, run, tally), streams.AgentStats(self, run, tally)]
+        shared = self.settings, Pause(self._clock)
+        counted: dict[Window, bytes] = {}
         return [
-            *statistics,
-            streams.DemoRequests(self, run),
-            streams.UsageSessions(self, run, tally, statistics),
-            streams.Users(self, run, self.message_writer),
+            streams.AccountStats(self, *shared, counted),
+            streams.AgentStats(self, *shared, counted),
+            streams.DemoRequests(self, *shared),
+            streams.DemoStats(self, *shared),
+            streams.UsageSessions(self, *shared),
+            streams.Users(self, *shared),
         ]
 
-    @property
     @override
-    def streams(self) -> dict[str, Stream]:
-        """The streams, sessions first: what they request need not be requested for statistics.
+    def setup_mapper(self) -> None:
+        """Reject stream maps for unknown streams, and removals of unknown fields.
 
-        In another order the rows would be the same.
+        A typo in a mask would leak data.
         """
-        found = super().streams
-        return {name: found[name] for name in (streams.UsageSessions.name, *found)}
+        known = {name: stream.schema["properties"] for name, stream in self.streams.items()}
+        for alias, fields in self.config.get("stream_maps", {}).items():
+            fields = fields if isinstance(fields, dict) else {}  # noqa: PLW2901
+            source = str(fields.get("__source__", alias))
+            found = [known[name] for name in fnmatch.filter(known, source)]
+            if not found and not alias.startswith("__"):
+                raise CrankWheelError(
+                    f"stream_maps: there is no stream {source}. There are {', '.join(known)}."
+                )
+            for name, value in fields.items():
+                removed = value in (None, "__NULL__") and not name.startswith("__")
+                if removed and not any(name in properties for properties in found):
+                    raise CrankWheelError(
+                        f"stream_maps: {source} has no field {name} to leave out."
+                    )
+        super().setup_mapper()
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:
-        bookmarks = state.get("bookmarks", {})
-        if not isinstance(bookmarks, dict):
-            raise CrankWheelError(
-                "The state is broken: its bookmarks are not an object. Restore or remove it.",
-            )
-        for stream, bookmark in bookmarks.items():
-            try:
+        try:
+            for name, bookmark in state["bookmarks"].items() if state else ():
                 value = bookmark.get("replication_key_value")
-                if bookmark.keys() - BOOKMARK_KEYS.keys():
-                    raise ValueError  # noqa: TRY301 - a misspelt key
-                for key, kind in BOOKMARK_KEYS.items():
-                    if not isinstance(bookmark.get(key, kind()), kind):
-                        raise TypeError  # noqa: TRY301
-                windowed = isinstance(self.streams.get(stream), WindowedStream)
-                if windowed and value is not None and parse_timestamp(value) < EPOCH:
-                    raise ValueError  # noqa: TRY301
-            except (AttributeError, TypeError, ValueError):
-                raise CrankWheelError(
-                    f"The state is broken: the bookmark of {stream} is not a timestamp. Restore "
-                    "the state, or remove it to read everything anew (--full-refresh in Meltano)."
-                ) from None
-        super().load_state(state)
+                if isinstance(self.streams[name], WindowedStream) and value is not None:
+                    parse_timestamp(value)
+            super().load_state(state)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise CrankWheelError(
+                'The state is broken: it has the form {"bookmarks": {"usage_sessions": '
+                '{"replication_key_value": "2026-08-30T00:00:00Z"}}}, for streams of this tap. '
+                "Restore it, or remove it to read everything anew (--full-refresh in Meltano)."
+            ) from None
+
+    @classmethod
+    @override
+    def cb_config(cls, ctx: click.Context, param: click.Option, value: tuple[str, ...]) -> Any:
+        try:
+            return super().cb_config(ctx, param, value)
+        except (OSError, RecursionError, TypeError, ValueError) as error:
+            reason = str(error) if isinstance(error, OSError) else "it is not a JSON object."
+            raise CrankWheelError(f"--config cannot be read: {reason}") from None
+
+    @classmethod
+    @override
+    def invoke(cls, **kwargs: Any) -> None:
+        with _one_line_errors():
+            super().invoke(**kwargs)
+
+    @classmethod
+    @override
+    def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
+        with _one_line_errors():
+            try:
+                super().cb_test(ctx, param, value)
+            except click.exceptions.Exit:
+                cls.logger.info("Test passed.")
+                raise
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn what the SDK raises for a setting, a file or the target's end into one line."""
+    try:
+        yield
+    except BrokenPipeError:
+        # What is left in the buffer would fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CrankWheelError("The target has ended: see what it says.") from None
+    except (ConfigurationError, MappingError) as error:
+        lines = getattr(error, "errors", [f"stream_maps: {error}"])
+        raise CrankWheelError(" ".join(lines)) from None
+    except Exception as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        modules = {frame.f_globals["__name__"] for frame in frames}
+        for module, message in _CAUSES.items():
+            if module in modules:
+                message = message.format(kind=type(error).__name__)  # noqa: PLW2901
+                raise CrankWheelError(message) from None
+        raise

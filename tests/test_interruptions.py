@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -22,7 +20,6 @@ from tap_crankwheel.sandbox.server import Behaviour, Sandbox
 from tests.support import (
     Output,
     Row,
-    ScriptedSandbox,
     Warehouse,
     canonical,
     config_for,
@@ -94,9 +91,7 @@ def test_cut_off_anywhere_and_resumed_nothing_is_lost(  # noqa: PLR0913, PLR0917
     check(warehouse, sandbox, sync(config))
 
 
-def start(
-    folder: Path, config: Row, state: Row | None, unbuffered: str = ""
-) -> subprocess.Popen[bytes]:
+def start(folder: Path, config: Row, state: Row | None) -> subprocess.Popen[bytes]:
     (folder / "config.json").write_text(json.dumps(config))
     arguments = ["--config", str(folder / "config.json")]
     if state:
@@ -106,7 +101,6 @@ def start(
         [sys.executable, "-m", "tap_crankwheel", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )
 
 
@@ -167,10 +161,6 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     gate.open.set()
     assert tap.returncode == 0  # as the SDK has it
     assert b"Traceback" not in err
-    assert b"Ended by a signal; the next run continues from the last state." in err
-    logged = re.search(rb"(\d+) requests, 0 retries", err)
-    assert logged
-    assert int(logged[1]) > 5  # those let through, and some that the gate holds
     assert out.endswith(b"\n")
     output = Output(complete_lines(out))
     warehouse = Warehouse()
@@ -178,27 +168,6 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     sandbox.behaviour = Behaviour()
     warehouse.load(sync(config_for(sandbox), state=output.state))
     check(warehouse, sandbox, sync(config_for(sandbox)))
-
-
-@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_a_signal_leaves_no_message_half_written(tmp_path: Path, unbuffered: str) -> None:
-    # Messages much larger than any buffer, so that the tap waits in the middle of one.
-    server = ScriptedSandbox(usage={"sessions": [], "more": "x" * 400_000})
-    with (
-        server.running() as sandbox,
-        start(tmp_path, config_for(sandbox), None, unbuffered) as tap,
-    ):
-        assert tap.stdout
-        assert tap.stderr
-        read = tap.stdout.readline() + tap.stdout.read(100_000)
-        tap.send_signal(signal.SIGTERM)
-        read += tap.stdout.read()
-        err = tap.stderr.read()
-    assert tap.returncode == 0
-    assert b"Traceback" not in err
-    assert read.endswith(b"\n")
-    kinds = [kind for kind, _ in Output(complete_lines(read)).types]
-    assert 0 < kinds.count("RECORD") < 10
 
 
 def test_a_closed_pipe_ends_the_run_in_one_line(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -212,7 +181,7 @@ def test_a_closed_pipe_ends_the_run_in_one_line(sandbox: Sandbox, tmp_path: Path
     assert "Traceback" not in err
     assert "Exception ignored" not in err
     assert "| ERROR    |" in err.splitlines()[-1]
-    assert "The output cannot be written to (Broken pipe)" in err.splitlines()[-1]
+    assert "The target has ended: see what it says." in err.splitlines()[-1]
 
 
 def test_a_run_that_fails_keeps_what_it_has(sandbox: Sandbox) -> None:

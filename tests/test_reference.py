@@ -25,12 +25,13 @@ def test_the_page_has_tables_and_a_diagram() -> None:
     assert "| `api_key` | text | **Required.** A read-only API key" in text
     assert 'One of hour, day, week, month. Default: `"day"`. |' in text
     assert "| `viewer_info.locations` | list of texts |" in text
-    joins = [line.strip() for line in text.splitlines() if "--o{" in line]
+    joins = [line.strip() for line in text.splitlines() if "--o{" in line or "||--||" in line]
     assert joins == [
-        'users |o--o{ usage_sessions : "email = email"',
         'account_stats ||--o{ agent_stats : "period, timezone, period_start"',
         'users |o--o{ agent_stats : "email = email"',
         'users |o--o{ demo_requests : "email = handled_by"',
+        'account_stats ||--|| demo_stats : "period, timezone, period_start"',
+        'users |o--o{ usage_sessions : "email = email"',
     ]
 
 

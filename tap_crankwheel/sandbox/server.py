@@ -282,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
             "in_demo_pool": form.get("user_access[in_demo_pool]") == "true",
         }
 
-    def _answer(self, status: int, document: Any) -> None:  # noqa: ANN401 - any JSON
+    def _answer(self, status: int, document: Any) -> None:
         self._send(status, b"" if document is None else msgspec.json.encode(document))
 
     def _send(

@@ -24,7 +24,7 @@ class TapCrankWheelSandbox(TapCrankWheel):
         self,
         *,
         config: dict[str, Any] | None = None,
-        **kwargs: Any,  # noqa: ANN401 - the SDK's own arguments
+        **kwargs: Any,
     ) -> None:
         """Take the tap's settings, but for those that say what account is read, and when."""
         account = Account(fixed_now=NOW)

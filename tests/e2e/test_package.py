@@ -92,7 +92,7 @@ def test_the_package_is_complete(dist: Path) -> None:
         "tap_crankwheel-1.2.3.dist-info",
     }
     assert "tap_crankwheel/py.typed" in names
-    assert sum(name.startswith("tap_crankwheel/schemas/") for name in names) == 6
+    assert sum(name.startswith("tap_crankwheel/schemas/") for name in names) == 7
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["License-File"] == "LICENSE"
     assert metadata["Requires-Python"] == ">=3.10"

@@ -1,4 +1,4 @@
-"""What the tests of rows, payloads and statistics share: answers, parsed, and any JSON."""
+"""What the tests of rows, payloads and statistics share: parsed payloads, and any JSON."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tap_crankwheel import payloads
 from tap_crankwheel.rows import ObjectParser
 from tap_crankwheel.schemas import SCHEMAS
+from tap_crankwheel.streams import DemoRequests, UsageSessions, Users
 
 Row = dict[str, Any]
 
@@ -31,22 +32,20 @@ def parser(stream: str) -> ObjectParser:
     return ObjectParser(schema(stream), computed=["id"])
 
 
-def answer(document: object) -> payloads.Answer:
+def payload(document: object) -> payloads.Payload:
     return payloads.parse(json.dumps(document).encode())
 
 
 def sessions(*items: object) -> list[Row]:
-    found = payloads.usage_sessions(answer({"sessions": items}), parser("usage_sessions"))
-    return [row for _, _, row in found]
+    return list(UsageSessions.parse(payload({"sessions": items}), parser("usage_sessions")))
 
 
 def requests(*items: object) -> list[Row]:
-    found = payloads.demo_requests(answer({"sessions": items}), parser("demo_requests"))
-    return [row for _, _, row in found]
+    return list(DemoRequests.parse(payload({"sessions": items}), parser("demo_requests")))
 
 
 def users(document: object) -> list[Row]:
-    return payloads.users(answer(document), parser("users"))
+    return list(Users.parse(payload(document), parser("users")))
 
 
 # Without U+0000, which does not arrive as it was sent; that has a test of its own.
@@ -100,7 +99,7 @@ starts = st.sampled_from(["2026-08-30T20:00:30Z", 1788120030, "2026-08-30T20:00:
 emails = st.sampled_from(["ann@example.com", "bob@example.com", "", "☃@example.com"])
 
 
-def valid(stream: str, row: Row) -> None:
+def assert_valid(stream: str, row: Row) -> None:
     validator = jsonschema.Draft7Validator(
         schema(stream),
         format_checker=jsonschema.Draft7Validator.FORMAT_CHECKER,
@@ -109,7 +108,7 @@ def valid(stream: str, row: Row) -> None:
     msgspec.json.encode(row).decode()
 
 
-def kept(sent: Row, row: Row, made: tuple[str, ...] = ()) -> None:
+def assert_kept(sent: Row, row: Row, made: tuple[str, ...] = ()) -> None:
     """Check that each field that was sent is in the row or in its extra."""
     for name, value in sent.items():
         extra = row["extra"] or {}
