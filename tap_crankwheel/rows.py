@@ -34,7 +34,7 @@ _Number = _Integer | Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_
 #: Epochs from here on (2001) are milliseconds: as seconds, they would lie beyond the year 9999.
 _EPOCH_MILLISECONDS = 1e12
 _EPOCH_DIGITS = 9
-# In full, since the library reads any text that begins like it, and drops what it does not know.
+# Match the whole string: parsedate_to_datetime ignores trailing text.
 _RFC_822 = re.compile(
     r"[A-Z][a-z]{2}, \d\d? [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d ([+-]\d{4}|GMT|UTC)"
 )
@@ -77,7 +77,7 @@ class ObjectParser:
                     row[name] = typed
         for name, parse_object in self._objects:
             value = raw.pop(name, None)
-            if type(value) is not dict:  # it stays where deselecting the object removes it
+            if type(value) is not dict:  # see the class's docstring
                 value = {} if value is None else {name: value}
             row[name] = parse_object(value)
         if raw or invalid:
@@ -85,7 +85,7 @@ class ObjectParser:
         return row
 
 
-# The next two check what is typed already themselves: msgspec would take a microsecond to do so.
+# Fast path: skip msgspec (1 µs) for values of the right type.
 
 
 def parse_integer(value: object) -> object:
@@ -100,10 +100,6 @@ def parse_number(value: object) -> object:
 
 def _parse_boolean(value: object) -> object:
     return value if type(value) is bool else _convert(value, bool)
-
-
-def _parse_text(value: object) -> object:
-    return value if type(value) is str else INVALID
 
 
 def _parse_timestamp(value: object) -> object:
@@ -134,8 +130,8 @@ def _parse_text_timestamp(text: str) -> datetime:
     return parse_timestamp(text)
 
 
-def _parse_object(value: object) -> object:
-    return value if type(value) is dict else INVALID
+def _of_type(kind: type) -> Parse:
+    return lambda value: value if type(value) is kind else INVALID
 
 
 def _convert(value: object, kind: Any) -> object:
@@ -149,15 +145,15 @@ _SCALARS: dict[str, Parse] = {
     "boolean": _parse_boolean,
     "integer": parse_integer,
     "number": parse_number,
-    "object": _parse_object,
-    "string": _parse_text,
+    "object": _of_type(dict),
+    "string": _of_type(str),
 }
 
 
 def _parser(schema: Mapping[str, Any]) -> Parse:
     kind = next(name for name in _types(schema) if name != "null")
     if kind == "array":
-        return _ListParser(_parser(schema["items"]))
+        return _list_parser(_parser(schema["items"])) if "items" in schema else _of_type(list)
     return _parse_timestamp if schema.get("format") == "date-time" else _SCALARS[kind]
 
 
@@ -165,16 +161,13 @@ def _types(schema: Mapping[str, Any]) -> list[str]:
     return [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
 
 
-class _ListParser:
-    """Accepts a list whose items are null or fit a type; it is all or nothing."""
+def _list_parser(parse_item: Parse) -> Parse:
+    """Return what accepts a list whose items are null or fit a type; it is all or nothing."""
 
-    def __init__(self, parse_item: Parse) -> None:
-        self._parse_item = parse_item
-
-    def __call__(self, value: object) -> object:
+    def parse(value: object) -> object:
         if type(value) is not list:
             return INVALID
-        for item in value:
-            if item is not None and self._parse_item(item) is INVALID:
-                return INVALID
-        return value
+        fits = all(item is None or parse_item(item) is not INVALID for item in value)
+        return value if fits else INVALID
+
+    return parse

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import logging
+from typing import TYPE_CHECKING
+
 import pytest
+from singer_sdk.helpers._typing import conform_record_data_types
+from singer_sdk.helpers.conform import TypeConformanceLevel
 
 from tests.payloads import (
     SESSION,
@@ -10,7 +16,10 @@ from tests.payloads import (
     schema,
     sessions,
 )
-from tests.support import STREAMS
+from tests.support import STREAMS, ScriptedSandbox, config_for, sync
+
+if TYPE_CHECKING:
+    from tap_crankwheel.sandbox.server import Sandbox
 
 
 @pytest.mark.parametrize(
@@ -51,6 +60,7 @@ def test_timestamps_come_in_many_forms(sent: object, read: str) -> None:
         ("session_ended", "false", False),
         ("agent_name", "", ""),
         ("log", [{"at": 1}, None], [{"at": 1}, None]),
+        ("log", ["tab", 5, [{}]], ["tab", 5, [{}]]),
     ],
 )
 def test_values_are_typed(field: str, sent: object, read: object) -> None:
@@ -82,7 +92,6 @@ def test_values_are_typed(field: str, sent: object, read: object) -> None:
         ("agent_name", 5),
         ("session_ended", "perhaps"),
         ("log", "tab"),
-        ("log", ["tab"]),
         ("log", {"at": 1}),
         ("unheard_of", {"of": ["any", "shape"]}),
         ("id", 5),
@@ -145,6 +154,36 @@ def test_keys_are_in_the_order_of_the_schema() -> None:
     properties = schema("usage_sessions")["properties"]
     assert list(row) == list(properties)
     assert list(row["viewer_info"]) == list(properties["viewer_info"]["properties"])
+
+
+LOGS = [
+    [{"at": 1}, None],
+    [],
+    [{"at": {"x": [1, {"y": None}]}}],
+    ["tab"],
+    [[{"a": 1}]],
+    {"a": 1},
+    "x",
+]
+
+
+def test_a_target_that_conforms_records_gets_the_same_values(sandbox: Sandbox) -> None:
+    """As SDK targets do it, before they write a record."""
+    odd = [{**SESSION, "session_id": n, "log": log, "more": log} for n, log in enumerate(LOGS)]
+    with ScriptedSandbox(usage={"sessions": odd}).running() as scripted:
+        outputs = [sync(config_for(s)) for s in (sandbox, scripted)]
+    for output in outputs:
+        schemas = {m["stream"]: m["schema"] for m in output.messages if m["type"] == "SCHEMA"}
+        for stream, rows in output.records.items():
+            for row in rows:
+                conformed = conform_record_data_types(
+                    stream,
+                    copy.deepcopy(row),
+                    schemas[stream],
+                    TypeConformanceLevel.RECURSIVE,
+                    logging.getLogger(),
+                )
+                assert conformed == row
 
 
 def test_schemas_say_what_integers_fit() -> None:

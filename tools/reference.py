@@ -63,7 +63,7 @@ def words(schema: dict[str, Any]) -> str:
     if schema.get("format") == "date-time":
         return "timestamp"
     if word == "array":
-        return f"list of {words(schema['items'])}s"
+        return f"list of {words(schema['items'])}s" if "items" in schema else "list"
     return {"string": "text"}.get(word, word)
 
 
