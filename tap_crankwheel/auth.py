@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote
-
 from singer_sdk.authenticators import APIKeyAuthenticator
 
 
@@ -14,13 +12,8 @@ class CrankWheelAuthenticator(APIKeyAuthenticator):
     run against it).
 
     Args:
-        api_key: The key from the API tab of a CrankWheel account; white space around it is dropped.
+        api_key: The key from the API tab of a CrankWheel account.
     """
 
     def __init__(self, api_key: str) -> None:
-        self._key = api_key.strip()
-        super().__init__(key="Authorization", value=f"Basic {self._key}")
-
-    def appears_in(self, url: str) -> bool:
-        """Return whether a URL holds the key, percent-encoded or not, in any case."""
-        return self._key.lower() in unquote(url).lower()
+        super().__init__(key="Authorization", value=f"Basic {api_key}")

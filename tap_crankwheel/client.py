@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import ssl
 import threading
 from collections import deque
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
 from http.client import responses
@@ -20,6 +22,7 @@ import urllib3
 from singer_sdk import RESTStream, metrics
 from singer_sdk.exceptions import RetriableAPIError
 from singer_sdk.helpers.conform import TypeConformanceLevel
+from singer_sdk.singerlib import Metadata
 from typing_extensions import override
 
 from tap_crankwheel import payloads, windows
@@ -28,10 +31,12 @@ from tap_crankwheel.errors import (
     CrankWheelError,
     InvalidPayloadError,
     NoAccessError,
+    NotFoundError,
     RangeRefusedError,
 )
 from tap_crankwheel.rows import ObjectParser
 from tap_crankwheel.schemas import SCHEMAS
+from tap_crankwheel.settings import LOCAL_HOSTS
 from tap_crankwheel.windows import Window, format_timestamp
 
 if TYPE_CHECKING:
@@ -49,11 +54,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The path of sessions, which is a setting.
-USAGE = "/{usage_endpoint}"
-
 #: How far back the API itself goes when it is asked without a range (docs).
 DEFAULT_HISTORY = timedelta(days=28)
+#: Where windows are cut, so that none hides that a server ignores ranges by reaching into what it
+#: answers with then.
+RECENT = timedelta(days=30)
 
 MAX_ATTEMPTS, MAX_TEST_ATTEMPTS = 8, 2
 MAX_TEST_TIMEOUT = 10  # seconds
@@ -65,6 +70,8 @@ CHUNK = 2**20  # bytes; `Response.content` reads 10 KB at a time, and threads wo
 #: How the API names its fields; a name of another form may be a person's.
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
+#: What OpenSSL makes of an answer that is not TLS.
+_NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 _ADVICE = {
     400: "it refuses the request: if its range lies too far back, set a later start_date",
     401: "it rejects the key: check api_key against the API tab of your CrankWheel account",
@@ -72,30 +79,37 @@ _ADVICE = {
     404: "there is no such address: check api_url",
 }
 _REFUSES_RANGE = {400, 413, 422}  # a shorter one may be answered
-_NO_ACCESS = {403, 404}
+_NO_ACCESS = {403: NoAccessError, 404: NotFoundError}
 
 
-class Pause:
-    """What the requests of a run share: none begins while the API asks to wait.
+@dataclass
+class Shared:
+    """What the streams of a run share.
 
-    Args:
+    Attributes:
+        settings: The settings.
         clock: What tells the time and waits, as the module `time` does.
+        usage_endpoint: The endpoint of sessions; None until a response decides.
+        counted: What `account_stats` counted of each period, as JSON, which takes a tenth of the
+            memory.
     """
 
-    def __init__(self, clock: Any) -> None:
-        self.clock = clock
-        self._until = 0.0
+    settings: Settings
+    clock: Any
+    usage_endpoint: str | None
+    counted: dict[Window, bytes] = field(default_factory=dict)
+    _paused_until: float = 0.0
 
-    def extend(self, seconds: float) -> bool:
+    def pause(self, seconds: float) -> bool:
         """Let no request begin for some seconds; return whether the pause begins with that."""
-        now = self.clock.monotonic()
-        begins = bool(now >= self._until)
-        self._until = max(self._until, now + seconds)
+        now: float = self.clock.monotonic()
+        begins = now >= self._paused_until
+        self._paused_until = max(self._paused_until, now + seconds)
         return begins
 
     def wait(self) -> None:
         """Wait until a request may begin."""
-        while (left := self._until - self.clock.monotonic()) > 0:
+        while (left := self._paused_until - self.clock.monotonic()) > 0:
             self.clock.sleep(left)
 
 
@@ -103,10 +117,12 @@ class Page(NamedTuple):
     """A response.
 
     Attributes:
+        window: The range that was requested; None for a stream without a history.
         payload: What its body holds.
         seconds: How long it took to begin.
     """
 
+    window: Window | None
     payload: Payload
     seconds: float
 
@@ -116,8 +132,7 @@ class CrankWheelStream(RESTStream[Window]):
 
     Args:
         tap: The tap, whose writer holds ACTIVATE_VERSION messages back.
-        settings: The settings.
-        pause: What the streams of a run share.
+        shared: What the streams of a run share.
     """
 
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE  # rows are typed where they are parsed
@@ -126,14 +141,16 @@ class CrankWheelStream(RESTStream[Window]):
 
     #: The fields that the tap computes; what the API sends under such a name goes into `extra`.
     computed: ClassVar[tuple[str, ...]] = ()
+    #: What a payload is known to hold.
+    envelope: ClassVar[frozenset[str]] = frozenset()
     #: What to do where the key has no access to the path.
     without_access: ClassVar[str] = ""
 
-    def __init__(self, tap: Tap, settings: Settings, pause: Pause) -> None:
-        self.settings = settings
-        self.pause = pause
-        self.now = datetime.fromtimestamp(pause.clock.time(), timezone.utc)
-        schema = self.customize_schema(SCHEMAS.get_schema(self.name), settings)
+    def __init__(self, tap: Tap, shared: Shared) -> None:
+        self.shared = shared
+        self.settings = shared.settings
+        self.now = datetime.fromtimestamp(shared.clock.time(), timezone.utc)
+        schema = self.customize_schema(SCHEMAS.get_schema(self.name), self.settings)
         super().__init__(tap, schema=schema)
         self.state_writer = tap.state_writer
         self.writer = cast("MessageWriter", tap.message_writer)
@@ -146,6 +163,8 @@ class CrankWheelStream(RESTStream[Window]):
         # Prepared requests ignore REQUESTS_CA_BUNDLE, unless the session is told of it.
         environment = session.merge_environment_settings(self.url_base, {}, None, None, None)
         session.verify = environment["verify"]
+        if urlsplit(self.url_base).hostname in LOCAL_HOSTS:
+            session.trust_env = False  # no proxy of the environment leads there
 
     @classmethod
     def customize_schema(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:  # noqa: ARG003
@@ -192,7 +211,7 @@ class CrankWheelStream(RESTStream[Window]):
         """
         name = self._request_name(window)
         try:
-            request = self.prepare_request(None, window)
+            request = self.prepare_request({"usage_endpoint": self._endpoint}, window)
             return self.request_decorator(self._send)(request, window)
         except RetriableAPIError as error:
             tries = self.backoff_max_tries()
@@ -204,14 +223,14 @@ class CrankWheelStream(RESTStream[Window]):
         """Send a request, again where the API asks to wait, and parse the response's body."""
         waited = 0.0
         while True:
-            self.pause.wait()
+            self.shared.wait()
             try:
                 response = self.requests_session.send(
                     request, timeout=self.timeout, allow_redirects=self.allow_redirects
                 )
                 self.validate_response(response)
                 body = b"".join(response.iter_content(CHUNK))
-                return Page(payloads.parse(body), response.elapsed.total_seconds())
+                return Page(window, payloads.parse(body), response.elapsed.total_seconds())
             except InvalidPayloadError as error:
                 raise RetriableAPIError(f"{error}: does api_url point to the API?") from None
             except (OSError, ValueError) as error:  # as the errors of requests are
@@ -229,25 +248,38 @@ class CrankWheelStream(RESTStream[Window]):
                 waited += wait
                 if self.testing or waited > MAX_WAIT:
                     raise CrankWheelError(f"{error}.") from None
-                if self.pause.extend(self.backoff_jitter(wait)):
+                if self.shared.pause(self.backoff_jitter(wait)):
                     self.logger.warning("%s: %s; waiting %.0f seconds", self.name, error, wait)
 
     def _connection_error(self, error: Exception, window: Window | None) -> Exception:
         """Return what a failed connection means; not in the error's words, which hold the URL."""
         cause = _root(error)
         kind = type(cause).__name__
+        host = urlsplit(self.url_base).netloc.rpartition("@")[2]
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return CrankWheelError(
+                f"the certificate of {host} is not trusted: set REQUESTS_CA_BUNDLE to a file with "
+                "the certificates to trust."
+            )
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
+            return CrankWheelError(f"{host} does not speak TLS: check the port in api_url.")
         if isinstance(error, ValueError):
             return CrankWheelError(f"the request or its response is not valid HTTP ({kind}).")
+        if not isinstance(error, requests.RequestException):
+            return CrankWheelError("REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file.")
         if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
             reason = f"no response within {self.timeout} seconds"
             return (RangeRefusedError if self.halves(window) else RetriableAPIError)(reason)
-        host = urlsplit(self.url_base).netloc.rpartition("@")[2]
         return RetriableAPIError(
             f"the connection to {host} failed ({kind}): check api_url, your network and your proxy"
         )
 
+    @property
+    def _endpoint(self) -> str:
+        return self.shared.usage_endpoint or "usage"
+
     def _request_name(self, window: Window | None) -> str:
-        path = self.path.format(usage_endpoint=self.settings.usage_endpoint)
+        path = self.path.format(usage_endpoint=self._endpoint)
         return f"GET {path} for {window}" if window else f"GET {path}"
 
     @override
@@ -269,7 +301,7 @@ class CrankWheelStream(RESTStream[Window]):
             raise RetriableAPIError(message, response)
         if status in _REFUSES_RANGE:
             raise RangeRefusedError(f"{message}.")
-        raise (NoAccessError if status in _NO_ACCESS else CrankWheelError)(f"{message}.")
+        raise _NO_ACCESS.get(status, CrankWheelError)(f"{message}.")
 
     @override
     def response_error_message(self, response: requests.Response) -> str:
@@ -335,13 +367,15 @@ class CrankWheelStream(RESTStream[Window]):
     def count(self, page: Page, counter: metrics.Counter) -> Payload:
         """Log the SDK's metrics of a request, in order and not from its thread."""
         counter.increment()
+        if isinstance(page.payload, dict):
+            self._unknown.update(loggable_names(page.payload.keys() - self.envelope))
         metric, tags = metrics.Metric.HTTP_REQUEST_DURATION, {"stream": self.name}
         metrics.log(self.metrics_logger, metrics.Point("timer", metric, page.seconds, tags))
         return page.payload
 
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:
-        unknown: set[str] = set()
+        self._unknown = unknown = set[str]()  # for the log alone
         try:
             for record in self.request_records(context):
                 if extra := record.get("extra"):
@@ -351,32 +385,38 @@ class CrankWheelStream(RESTStream[Window]):
                         unknown.update(f"{name}.{field}" for field in loggable_names(extra))
                 yield record
         except InvalidPayloadError as error:
-            raise self._unexpected(error) from None
+            raise CrankWheelError(
+                f"{self.name}: {error}. Check api_url; if it is right, the API is not as the tap "
+                "knows it."
+            ) from None
         if unknown:
             names = ", ".join(sorted(unknown)[:20])
-            self.logger.info("%s: unknown fields, which are in `extra`: %s", self.name, names)
+            self.logger.info("%s: the API sends unknown fields: %s", self.name, names)
         if not self.testing:
             # The SDK writes it before the first request. A list that then fails to arrive would
             # mark all its rows as deleted.
             self.writer.activate_versions()
 
-    def _unexpected(self, error: InvalidPayloadError) -> CrankWheelError:
-        advice = "Check api_url; if it is right, the API is not as the tap knows it"
-        if error.missing and self.path == USAGE:
-            other = {"usage": "usage_new", "usage_new": "usage"}[self.settings.usage_endpoint]
-            advice += f", and setting usage_endpoint to {other} may help"
-        return CrankWheelError(f"{self.name}: {error}. {advice}.")
-
     @override
     def apply_catalog(self, catalog: Catalog) -> None:
-        own = self.replication_key
+        """Take the selection from a catalog. Keys, names and what there is are the stream's own."""
+        keys, own = self.primary_keys, self.replication_key
         super().apply_catalog(catalog)
         if self.replication_key not in {None, own}:
             raise CrankWheelError(
                 f"--catalog: {self.name} cannot be replicated by {self.replication_key}; its "
                 f"replication key is {own}."
             )
-        self.replication_key = own  # also where the catalog names none
+        self.primary_keys, self.replication_key = keys, own  # also where the catalog names none
+        if entry := catalog.get_stream(self.name):
+            entry.key_properties = [*keys]
+            if entry.stream not in {None, self.name}:
+                raise CrankWheelError(
+                    f"--catalog: {self.name} is called {entry.stream} in it. A stream map can "
+                    "rename a stream (__alias__)."
+                )
+            for breadcrumb in _taken_out(self.schema, entry.schema.to_dict()):
+                entry.metadata[breadcrumb] = Metadata(selected=False)
 
     @override
     def get_batch_config(self, config: Mapping[str, Any]) -> None:
@@ -404,6 +444,14 @@ class WindowedStream(CrankWheelStream):
 
     #: How much wider than a window its request is, on both sides.
     margin: ClassVar[timedelta] = windows.MARGIN
+    #: The stream whose items the responses list, and the field with the start of an item.
+    listed: ClassVar[str]
+    item_start: ClassVar[str]
+
+    def __init__(self, tap: Tap, shared: Shared) -> None:
+        super().__init__(tap, shared)
+        others = ObjectParser(SCHEMAS.get_schema(self.listed), computed=["id"])
+        self.parse_item = self.parse_row if self.name == self.listed else others
 
     @property
     @override
@@ -417,11 +465,10 @@ class WindowedStream(CrankWheelStream):
 
     def windows(self, history: Window) -> list[Window]:
         """Return the windows of a part of the history, oldest first."""
-        return windows.split(history, timedelta(days=self.settings.window_days))
-
-    def requested(self, window: Window) -> Window:
-        """Return the range to request for a window."""
-        return window
+        length, (start, end) = timedelta(days=self.settings.window_days), history
+        cut = max(start, min(end, self.now - RECENT))
+        parts = Window(start, cut), Window(cut, end)
+        return [window for part in parts for window in windows.split(part, length)]
 
     def bookmark(self, window: Window) -> datetime:
         """Return the bookmark to write when a window is complete."""
@@ -433,13 +480,12 @@ class WindowedStream(CrankWheelStream):
 
     def fetch(self, window: Window) -> list[Page]:
         """Request a window, and if the API refuses it, its halves; runs in a thread."""
-        requested = self.requested(window)
         try:
-            return [self.get(requested)]
+            return [self.get(window)]
         except RangeRefusedError as error:
-            if not (halves := self.halves(requested)):
+            if not (halves := self.halves(window)):
                 raise
-            self.logger.warning("%s Requesting the halves of %s", error.message, requested)
+            self.logger.warning("%s Requesting the halves of %s", error.message, window)
         return [page for half in halves for page in self.fetch(half)]
 
     def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
@@ -447,11 +493,38 @@ class WindowedStream(CrankWheelStream):
         with self.get_http_request_counter() as counter:
             parallel = self.settings.max_parallel_requests
             for window, pages in read_ahead(self.fetch, wanted, parallel):
-                yield window, [self.count(page, counter) for page in pages]
+                for page in pages:
+                    self.count(page, counter)
+                yield window, pages
 
     def rows(self, window: Window, pages: Any) -> Iterable[Row]:  # noqa: ARG002
         """Return the rows of a window from what `read` yielded with it."""
-        return chain.from_iterable(self.parse(page, self.parse_row) for page in pages)
+        return chain.from_iterable(map(self.items, pages))
+
+    def items(self, page: Page) -> Iterator[Row]:
+        """Yield the items of a response, unless the server ignored the range.
+
+        It answers with the last 28 days then, and status 200 (a guess from the docs). No way of
+        selecting brings more than half of the items from later than a day after the range. One odd
+        item is no sign of it.
+
+        Raises:
+            CrankWheelError: The server ignored the range.
+        """
+        end = page.window.end if page.window else self.now
+        latest = format_timestamp(end + timedelta(days=1))
+        late = count = 0
+        for row in self.parse(page.payload, self.parse_item):
+            late += row[self.item_start] > latest
+            count += 1
+            yield row
+        self._late += late if late * 2 > count else 0
+        if self._late > 1:
+            raise CrankWheelError(
+                f"{self._request_name(page.window)}: {late} of {count} items are of a later time. "
+                "The server ignores the range, perhaps since something on the way drops the query "
+                "parameters: check api_url."
+            )
 
     def history(self) -> Window:
         """Return the range that this run reads, starting `lookback_days` before the bookmark."""
@@ -473,7 +546,7 @@ class WindowedStream(CrankWheelStream):
         if self.testing:
             wanted = wanted[-1:]
         self.logger.info("%s: reading %s, windows: %d", self.name, history, len(wanted))
-        last, clock = self._last_bookmark(), self.pause.clock
+        last, clock = self._last_bookmark(), self.shared.clock
         logged = clock.monotonic()
         for number, (window, pages) in enumerate(self.read(wanted), 1):
             yield from self.rows(window, pages)
@@ -488,6 +561,7 @@ class WindowedStream(CrankWheelStream):
         # The SDK notes the records of an unsorted stream in these markers, and makes a bookmark of
         # them at the end of the stream. If they are there, it logs no warning; empty, no bookmark.
         self.stream_state["progress_markers"] = {}
+        self._late = 0
         yield from super().get_records(context)
         self.stream_state["progress_markers"] = {}
 
@@ -541,9 +615,19 @@ def _start(fetch: Callable[[Window], T], window: Window) -> Future[T]:
     return future
 
 
-def loggable_names(extra: Row) -> Iterable[str]:
-    """Return the names in an `extra`, but for those that may be a person's and not a field's."""
-    return (name if _FIELD_NAME.fullmatch(name) else "…" for name in extra)
+def loggable_names(names: Iterable[str]) -> Iterable[str]:
+    """Return names, but for those that may be a person's and not a field's."""
+    return (name if _FIELD_NAME.fullmatch(name) else "…" for name in names)
+
+
+def _taken_out(schema: Row, given: Row, place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the breadcrumbs of the properties that a catalog's schema does not have."""
+    for name, own in schema["properties"].items():
+        breadcrumb = (*place, "properties", name)
+        if name not in given["properties"]:
+            yield breadcrumb
+        elif "properties" in own:
+            yield from _taken_out(own, given["properties"][name], breadcrumb)
 
 
 def _root(error: BaseException) -> BaseException:

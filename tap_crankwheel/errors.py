@@ -26,14 +26,12 @@ class NoAccessError(CrankWheelError):
     """The key may not read a path, or the account does not have it."""
 
 
+class NotFoundError(NoAccessError):
+    """There is no such path."""
+
+
 class InvalidPayloadError(ValueError):
     """A response, or an item in it, does not have the form that the tap knows.
 
-    Args:
-        message: What is wrong, without any value of the response.
-        missing: True if a required key is absent (the other endpoint may have it).
+    Its message says what is wrong, without any value of the response.
     """
-
-    def __init__(self, message: str, *, missing: bool = False) -> None:
-        super().__init__(message)
-        self.missing = missing

@@ -30,7 +30,7 @@ _ESCAPE = re.compile(
 
 
 _payload_decoder: msgspec.json.Decoder[Payload] = msgspec.json.Decoder(Payload)
-_decode_list = msgspec.json.Decoder(list[msgspec.Raw] | None).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def parse(body: bytes) -> Payload:
@@ -63,10 +63,10 @@ def session_items(payload: Payload) -> list[msgspec.Raw]:
     """
     document = require_object(payload)
     if "sessions" not in document:
-        raise InvalidPayloadError("the response has no `sessions`", missing=True)
+        raise InvalidPayloadError("the response has no `sessions`")
     _require_whole(document)
     try:
-        return _decode_list(document["sessions"]) or []
+        return _decode_list(document["sessions"])
     except msgspec.ValidationError as error:
         raise InvalidPayloadError("`sessions` is not a list") from error
 
@@ -84,7 +84,7 @@ def only_list(payload: Payload) -> list[msgspec.Raw]:
     if len(lists) != 1:
         raise InvalidPayloadError("the response is neither a list nor an object with one list")
     _require_whole(document)
-    return _decode_list(lists[0]) or []
+    return _decode_list(lists[0])
 
 
 def envelope(payload: Payload) -> Row:
@@ -122,8 +122,7 @@ def parse_item(raw: msgspec.Raw, kind: str) -> Row:
 def require(row: Row, field: str, kind: str) -> None:
     """Raise InvalidPayloadError if a row has no value for a field; `kind` is as in `parse_item`."""
     if row[field] is None:
-        missing = field not in (row["extra"] or {})
-        raise InvalidPayloadError(f"a {kind} has no usable `{field}`", missing=missing)
+        raise InvalidPayloadError(f"a {kind} has no usable `{field}`")
 
 
 def digest(*parts: object) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass, fields
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,7 +18,6 @@ from tap_crankwheel.windows import PERIODS, parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import datetime
 
     from jsonschema import ValidationError
 
@@ -84,8 +85,8 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
     th.Property(
         "usage_endpoint",
         th.StringType(allowed_values=["usage", "usage_new"]),
-        default="usage",
-        description="The endpoint to read sessions from. Change it only if an error tells you to.",
+        description="The endpoint to read sessions from. If it is not set, a run reads usage, or "
+        "usage_new where usage does not exist or its sessions have another form.",
     ),
     th.Property(
         "emit_activate_version_messages",
@@ -130,7 +131,7 @@ class Settings:
         stats_period: The kind of the periods of the statistics, one of `PERIODS`.
         timezone: The zone whose calendar these periods follow.
         custom_questions: Ids of lead capture questions, without `prospect-`.
-        usage_endpoint: The endpoint of sessions: `usage` or `usage_new`.
+        usage_endpoint: The endpoint of sessions, `usage` or `usage_new`; None if a run decides.
         max_parallel_requests: How many windows may be requested at a time.
         request_timeout: Seconds of silence after which an attempt has failed.
     """
@@ -144,7 +145,7 @@ class Settings:
     stats_period: str
     timezone: pendulum.Timezone
     custom_questions: list[str]
-    usage_endpoint: str
+    usage_endpoint: str | None
     max_parallel_requests: int
     request_timeout: int
 
@@ -202,6 +203,8 @@ def _api_key(key: str | None) -> str:
             "is missing: an administrator makes one on the API tab of the CrankWheel account; set "
             "it in the configuration, or as TAP_CRANKWHEEL_API_KEY in Meltano and with --config=ENV"
         )
+    if key.casefold().startswith("basic "):
+        raise ValueError("cannot be used: leave out the word Basic, the tap writes it")
     if key[0] in "'\"`":
         raise ValueError("cannot be used: it is wrapped in quotes, leave them out")
     if not re.fullmatch(r"[!-~]+", key):
@@ -221,12 +224,24 @@ def _date(text: str | None) -> datetime | None:
     return date
 
 
+def _start_date(text: str | None) -> datetime | None:
+    date = _date(text)
+    if date and date > datetime.now(timezone.utc):
+        raise ValueError(f"({text}) lies in the future")
+    return date
+
+
+def _custom_questions(ids: list[str]) -> list[str]:
+    return [question.removeprefix("prospect-") for question in ids]
+
+
 def _timezone(name: str) -> pendulum.Timezone:
     try:
         return pendulum.timezone(name)
     except (ValueError, OSError):
+        near = difflib.get_close_matches(name, pendulum.timezones(), n=1) or ["Europe/Berlin"]
         raise ValueError(
-            "is not in the IANA list: use a name from it, for example Europe/Berlin"
+            f"is not in the IANA list: use a name from it, such as {near[0]}"
         ) from None
 
 
@@ -246,7 +261,8 @@ def _api_url(text: str) -> str:
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "api_key": _api_key,
     "api_url": _api_url,
+    "custom_questions": _custom_questions,
     "end_date": _date,
-    "start_date": _date,
+    "start_date": _start_date,
     "timezone": _timezone,
 }

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 Totals = dict[str | None, "Row"]
 
 
+def seconds(session: Row) -> Any:
+    """Return how long a session was; one that runs counts with its duration so far, if any."""
+    running = session["duration"] is None and session["session_ended"] is False
+    return 0 if running else session["duration"]
+
+
 def totals(sessions: Iterable[tuple[str | None, Any]]) -> Totals:
     """Add up sessions by agent.
 
@@ -23,12 +29,12 @@ def totals(sessions: Iterable[tuple[str | None, Any]]) -> Totals:
     Returns:
         The totals. `total_seconds` is None if a part is unknown.
     """
-    seconds: dict[str | None, list[Any]] = {}
+    durations: dict[str | None, list[Any]] = {}
     for email, duration in sessions:
-        seconds.setdefault(email, []).append(duration)
+        durations.setdefault(email, []).append(duration)
     return {
-        email: {"meetings": len(durations), "total_seconds": _sum(durations)}
-        for email, durations in seconds.items()
+        email: {"meetings": len(parts), "total_seconds": _sum(parts)}
+        for email, parts in durations.items()
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from bisect import bisect_right
 from collections import Counter, defaultdict, deque
+from contextlib import suppress
 from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,74 +14,113 @@ import msgspec
 from typing_extensions import override
 
 from tap_crankwheel import payloads
-from tap_crankwheel.client import USAGE, CrankWheelStream, WindowedStream
-from tap_crankwheel.errors import InvalidPayloadError
-from tap_crankwheel.rows import ObjectParser
-from tap_crankwheel.schemas import SCHEMAS
-from tap_crankwheel.statistics import grand_total, totals
+from tap_crankwheel.client import RECENT, CrankWheelStream, WindowedStream
+from tap_crankwheel.errors import InvalidPayloadError, NotFoundError
+from tap_crankwheel.statistics import grand_total, seconds, totals
 from tap_crankwheel.windows import Window, format_timestamp, periods
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
-    from singer_sdk import Tap
-
-    from tap_crankwheel.client import Pause
+    from tap_crankwheel.client import Page
     from tap_crankwheel.payloads import Payload
+    from tap_crankwheel.rows import ObjectParser
     from tap_crankwheel.schemas import Row
     from tap_crankwheel.settings import Settings
     from tap_crankwheel.statistics import Totals
-
-DEMO_USAGE = "/demo_usage"
-WITHOUT_DEMOS = "If your plan has no demo requests, deselect demo_requests and demo_stats"
 
 #: How long after the end of a period the responses may still bring a session that began in it. A
 #: session that is left running over a weekend is not rare.
 LONGEST_SESSION = timedelta(days=7)
 
 
-class UsageSessions(WindowedStream):
-    """Screen-sharing sessions."""
+class UsageStream(WindowedStream):
+    """A stream over `/usage` or `/usage_new`, which list sessions."""
 
-    name = "usage_sessions"
-    path = USAGE
-    primary_keys = ("id", "start_date")
-    replication_key = "start_date"
-    computed = ("id",)
+    path = "/{usage_endpoint}"
+    envelope = frozenset({"sessions", "stats"})
+    listed = "usage_sessions"
+    item_start = "start_date"
 
     @classmethod
     @override
     def parse(cls, payload: Payload, parse_row: ObjectParser) -> Iterator[Row]:
-        """Yield the sessions of a response.
+        """Return the sessions of a response."""
+        return (cls._parse_session(raw, parse_row) for raw in payloads.session_items(payload))
+
+    @staticmethod
+    def _parse_session(raw: msgspec.Raw, parse_row: ObjectParser) -> Row:
+        """Return a session.
 
         Whether the API's number of a session is unique is not documented, so the start is a part
         of the key. Where there is no number, a digest of email and start takes its place.
+
+        Raises:
+            InvalidPayloadError: It has no start, or neither number nor email.
         """
-        for raw in payloads.session_items(payload):
-            session = payloads.parse_item(raw, "session")
-            number = session.get("session_id")
-            row = parse_row(session)
-            payloads.require(row, "start_date", "session")
-            if row["session_id"] is not None:
-                number = row["session_id"]
-            if type(number) is int or (type(number) is str and number):
-                row["id"] = str(number)
-            else:
-                payloads.require(row, "email", "session")
-                row["id"] = payloads.digest(row["email"], row["start_date"])
-            yield row
+        session = payloads.parse_item(raw, "session")
+        number = session.get("session_id")
+        row = parse_row(session)
+        payloads.require(row, "start_date", "session")
+        if row["session_id"] is not None:
+            number = row["session_id"]
+        if type(number) is int or (type(number) is str and number):
+            row["id"] = str(number)
+        else:
+            payloads.require(row, "email", "session")
+            row["id"] = payloads.digest(row["email"], row["start_date"])
+        return row
+
+    @override
+    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
+        """Yield each window with its pages, once the endpoint of the run is decided.
+
+        It is `/usage_new` if there is no `/usage`, or if in the first response with sessions none
+        of them has what a row needs: which names `/usage` sends is a guess.
+        """
+        reading, held = super().read(wanted), []
+        if self.shared.usage_endpoint is None:
+            fits: bool | None = None
+            try:
+                while fits is None:
+                    held.append(next(reading))
+                    fits = self._fits(held[-1][1])
+            except (NotFoundError, StopIteration) as error:
+                fits = isinstance(error, StopIteration)
+            self.shared.usage_endpoint = "usage" if fits else "usage_new"
+            if not fits:
+                self.logger.info("/usage is missing or has another form: reading /usage_new.")
+                reading, held = super().read(wanted), []
+        yield from chain(held, reading)
+
+    def _fits(self, pages: list[Page]) -> bool | None:
+        """Return whether a session has what a row needs; None if there are no sessions."""
+        items = [raw for page in pages for raw in payloads.session_items(page.payload)]
+        for raw in items:
+            with suppress(InvalidPayloadError):
+                self._parse_session(raw, self.parse_item)
+                return True
+        return False if items else None
 
 
-class DemoRequests(WindowedStream):
-    """Demo requests, and what became of them."""
+class UsageSessions(UsageStream):
+    """Screen-sharing sessions."""
 
-    name = "demo_requests"
-    path = DEMO_USAGE
-    without_access = WITHOUT_DEMOS
-    primary_keys = ("id",)
-    replication_key = "start_ts"
+    name = "usage_sessions"
+    primary_keys = ("id", "start_date")
+    replication_key = "start_date"
     computed = ("id",)
+
+
+class DemoStream(WindowedStream):
+    """A stream over `/demo_usage`, which lists demo requests."""
+
+    path = "/demo_usage"
+    envelope = frozenset({"sessions", "total_canceled_requests"})
+    listed = "demo_requests"
+    item_start = "start_ts"
+    without_access = "If your plan has no demo requests, deselect demo_requests and demo_stats"
 
     #: What the API sends for null, by field.
     PLACEHOLDERS: ClassVar = {
@@ -92,25 +132,11 @@ class DemoRequests(WindowedStream):
 
     @classmethod
     @override
-    def customize_schema(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
-        schema = copy.deepcopy(schema)
-        prospect = schema["properties"]["prospect_info"]["properties"]
-        extra = prospect.pop("extra")  # it stays the last field
-        for question in settings.custom_questions:
-            prospect.setdefault(
-                f"prospect-{question}",
-                {"type": ["null", "string"], "description": "Answer to a custom question."},
-            )
-        prospect["extra"] = extra
-        return schema
-
-    @classmethod
-    @override
     def parse(cls, payload: Payload, parse_row: ObjectParser) -> Iterator[Row]:
         """Yield the demo requests of a response, by start.
 
-        The API has no identifier for them. Those alike in start, phone and origin are numbered, in
-        an order that does not depend on that of the response.
+        The API has no identifier for them. What people do not change are the start and the page.
+        Those alike in both are numbered, ordered by phone, whatever the order of the response.
         """
         found = []
         for raw in payloads.session_items(payload):
@@ -118,30 +144,49 @@ class DemoRequests(WindowedStream):
             for field, word in cls.PLACEHOLDERS.items():
                 if request.get(field) == word:
                     request[field] = None
-            info = request.get("prospect_info")
-            if isinstance(info, dict):
-                request["prospect_info"] = info = {k: payloads.as_text(v) for k, v in info.items()}
-            else:
-                info = {}
-            fixed = [info.get(f"prospect-{key}") for key in ("phone", "request-origin")]
+            if isinstance(info := request.get("prospect_info"), dict):
+                request["prospect_info"] = {k: payloads.as_text(v) for k, v in info.items()}
             content = msgspec.json.encode(request, order="sorted")
             row = parse_row(request)
             payloads.require(row, "start_ts", "demo request")
-            row["id"] = payloads.digest(row["start_ts"], *fixed)
-            found.append((row["start_ts"], row["id"], content, row))
+            info = row["prospect_info"]
+            row["id"] = payloads.digest(row["start_ts"], info["prospect-request-origin"])
+            found.append((row["start_ts"], row["id"], info["prospect-phone"] or "", content, row))
         alike: Counter[str] = Counter()
-        for _, key, _, row in sorted(found, key=lambda item: item[:3]):
+        for _, key, *_, row in sorted(found, key=lambda item: item[:4]):
             alike[key] += 1
             if alike[key] > 1:
                 row["id"] = f"{key}-{alike[key]}"
             yield row
 
 
+class DemoRequests(DemoStream):
+    """Demo requests, and what became of them."""
+
+    name = "demo_requests"
+    primary_keys = ("id",)
+    replication_key = "start_ts"
+    computed = ("id",)
+
+    @classmethod
+    @override
+    def customize_schema(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
+        schema = copy.deepcopy(schema)
+        prospect = schema["properties"]["prospect_info"]["properties"]
+        extra = prospect.pop("extra")  # it stays the last field
+        for question in settings.custom_questions:
+            answer = {"type": ["null", "string"], "description": "Answer to a custom question."}
+            prospect.setdefault(f"prospect-{question}", answer)
+        prospect["extra"] = extra
+        return schema
+
+
 class PeriodStream(WindowedStream):
     """A stream with rows for each calendar period, of which the last one may be unfinished."""
 
+    primary_keys: ClassVar[tuple[str, ...]] = ("period", "timezone", "period_start")
     replication_key = "period_start"
-    computed: ClassVar[tuple[str, ...]] = ("period", "timezone", "period_start", "period_end")
+    computed: ClassVar[tuple[str, ...]] = (*primary_keys, "period_end")
 
     @override
     def windows(self, history: Window) -> list[Window]:
@@ -150,8 +195,17 @@ class PeriodStream(WindowedStream):
         return list(periods(history, self.settings.stats_period, self.settings.timezone))
 
     @override
-    def requested(self, window: Window) -> Window:
-        return Window(window.start, min(window.end, self.now))
+    def fetch(self, window: Window) -> list[Page]:
+        """Request a period up to now; first, of a month that is partly recent, the other part.
+
+        A period is not cut at `RECENT`, as other windows are. So a month alone might not show that
+        a server ignores the range.
+        """
+        cut = self.now - RECENT
+        if self.settings.stats_period == "month" and window.start < cut < window.end:
+            with suppress(InvalidPayloadError):  # which the whole month will tell
+                deque(self.items(self.get(Window(window.start, cut))), maxlen=0)
+        return super().fetch(Window(window.start, min(window.end, self.now)))
 
     @override
     def bookmark(self, window: Window) -> datetime:
@@ -160,58 +214,42 @@ class PeriodStream(WindowedStream):
 
     def period(self, window: Window) -> Row:
         """Return the fields that name a period."""
-        start, end = map(format_timestamp, window)
-        return {
-            "period": self.settings.stats_period,
-            "timezone": self.settings.timezone.name,
-            "period_start": start,
-            "period_end": end,
-        }
+        settings, (start, end) = self.settings, map(format_timestamp, window)
+        return dict(
+            zip(
+                PeriodStream.computed,
+                (settings.stats_period, settings.timezone.name, start, end),
+                strict=True,
+            )
+        )
 
 
-class StatsStream(PeriodStream):
-    """Statistics by calendar period, counted from the sessions that start in it.
-
-    Args:
-        tap: The tap.
-        settings: The settings.
-        pause: What the streams of a run share.
-        counted: For each period what `account_stats` counted, as JSON, which takes a tenth of the
-            memory. What is there, `agent_stats` does not request again.
-    """
-
-    path = USAGE
-
-    def __init__(
-        self, tap: Tap, settings: Settings, pause: Pause, counted: dict[Window, bytes]
-    ) -> None:
-        super().__init__(tap, settings, pause)
-        self.counted = counted
-        self._parse_session = ObjectParser(SCHEMAS.get_schema("usage_sessions"), computed=["id"])
+class StatsStream(UsageStream, PeriodStream):
+    """Statistics by calendar period, counted from the sessions that start in it."""
 
     @override
-    def read(self, windows: list[Window]) -> Iterator[tuple[Window, Any]]:
+    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
         """Yield each period with what its response holds beside sessions, and their totals.
 
         The API may select sessions by their end. So a period is final once the responses of
         `LONGEST_SESSION` after it were read: without that, a session that runs on over the end of
         its period would not be counted.
         """
-        edges = [format_timestamp(period.start) for period in windows]
-        edges.append(format_timestamp(windows[-1].end))
+        edges = [format_timestamp(period.start) for period in wanted]
+        edges.append(format_timestamp(wanted[-1].end))
         sessions: dict[int, dict[tuple[str, str], tuple[str | None, Any]]] = defaultdict(dict)
         waiting: deque[tuple[Window, Row]] = deque()
         done = 0
-        for period, pages in super().read(windows):
-            waiting.append((period, payloads.envelope(pages[0])))
-            sessions_of = (UsageSessions.parse(page, self._parse_session) for page in pages)
-            for row in chain.from_iterable(sessions_of):
+        for period, pages in super().read(wanted):
+            # Of a period that was read in halves, the API's own statistics are not known.
+            waiting.append((period, payloads.envelope(pages[0].payload) if len(pages) == 1 else {}))
+            for row in chain.from_iterable(map(self.items, pages)):
                 number = bisect_right(edges, row["start_date"]) - 1
-                if done <= number < len(windows):
+                if done <= number < len(wanted):
                     key = row["id"], row["start_date"]
-                    sessions[number][key] = row["email"], _seconds(row)
+                    sessions[number][key] = row["email"], seconds(row)
             while waiting and (
-                period is windows[-1] or waiting[0][0].end + LONGEST_SESSION <= period.end
+                period is wanted[-1] or waiting[0][0].end + LONGEST_SESSION <= period.end
             ):
                 final, beside = waiting.popleft()
                 yield final, (beside, totals(sessions.pop(done, {}).values()))
@@ -222,15 +260,15 @@ class AccountStats(StatsStream):
     """Statistics of the account."""
 
     name = "account_stats"
-    primary_keys = ("period", "timezone", "period_start")
     computed = (*PeriodStream.computed, "meetings", "total_seconds")
 
     @override
-    def read(self, windows: list[Window]) -> Iterator[tuple[Window, Any]]:
-        self.counted.clear()
-        for period, (beside, agents) in super().read(windows):
+    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
+        """Yield what the base class does, and leave the totals of agents to `agent_stats`."""
+        self.shared.counted.clear()
+        for period, (beside, agents) in super().read(wanted):
             named = {email: row for email, row in agents.items() if email is not None}
-            self.counted[period] = msgspec.json.encode(named)
+            self.shared.counted[period] = msgspec.json.encode(named)
             yield period, (beside, agents)
 
     @override
@@ -243,15 +281,15 @@ class AgentStats(StatsStream):
     """Statistics of each agent."""
 
     name = "agent_stats"
-    primary_keys = ("period", "timezone", "period_start", "email")
+    primary_keys = (*PeriodStream.primary_keys, "email")
 
     @override
-    def read(self, windows: list[Window]) -> Iterator[tuple[Window, Any]]:
-        if not all(period in self.counted for period in windows):
-            yield from super().read(windows)
-            return
-        for period in windows:
-            yield period, ({}, msgspec.json.decode(self.counted.pop(period)))
+    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
+        """Yield what `account_stats` counted; request only if it did not count all of it."""
+        counted = self.shared.counted
+        if counted.keys() >= set(wanted):
+            return ((p, ({}, msgspec.json.decode(counted.pop(p)))) for p in wanted)
+        return super().read(wanted)
 
     @override
     def rows(self, window: Window, pages: tuple[Row, Totals]) -> Iterable[Row]:
@@ -260,19 +298,20 @@ class AgentStats(StatsStream):
         return [{**self.period(window), "email": email, **agents[email]} for email in emails]
 
 
-class DemoStats(PeriodStream):
+class DemoStats(DemoStream, PeriodStream):
     """How many demo requests were cancelled."""
 
     name = "demo_stats"
-    path = DEMO_USAGE
-    without_access = WITHOUT_DEMOS
-    primary_keys = ("period", "timezone", "period_start")
     margin = timedelta(0)  # a bare count cannot be trimmed to the period
 
     @override
-    def rows(self, window: Window, pages: list[Payload]) -> Iterable[Row]:
-        payloads.session_items(pages[0])  # an error object is not an answer
-        return [self.parse_row(payloads.envelope(pages[0])) | self.period(window)]
+    def rows(self, window: Window, pages: list[Page]) -> Iterable[Row]:
+        deque(chain.from_iterable(map(self.items, pages)), maxlen=0)  # are they of the period?
+        row, *others = [self.parse_row(payloads.envelope(page.payload)) for page in pages]
+        for other in others:  # of a period that was read in halves
+            parts = row["total_canceled_requests"], other["total_canceled_requests"]
+            row = {"total_canceled_requests": None if None in parts else sum(parts), "extra": None}
+        return [{**row, **self.period(window)}]
 
 
 class Users(CrankWheelStream):
@@ -302,9 +341,3 @@ class Users(CrankWheelStream):
             if row["in_demo_pool"] is None and "in_demo_pool" not in (row["extra"] or {}):
                 row["in_demo_pool"] = False  # null means false
             yield row
-
-
-def _seconds(session: Row) -> object:
-    """Return how long a session was; one that runs counts with its duration so far, if any."""
-    running = session["duration"] is None and session["session_ended"] is False
-    return 0 if running else session["duration"]

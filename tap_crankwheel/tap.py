@@ -20,11 +20,11 @@ from singer_sdk.helpers.capabilities import PluginCapabilities
 from typing_extensions import override
 
 from tap_crankwheel import streams
-from tap_crankwheel.client import Pause, WindowedStream
+from tap_crankwheel.client import Shared, WindowedStream
 from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.messages import MessageWriter
 from tap_crankwheel.settings import CONFIG_SCHEMA, Settings, read_settings
-from tap_crankwheel.windows import Window, parse_timestamp
+from tap_crankwheel.windows import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 #: What went wrong where a module of the SDK raises, the innermost first. The text of its exception
 #: may hold personal data, or the key.
 _CAUSES = {
-    "singer_sdk.configuration._dict_config": "A setting in the environment cannot be read: numbers "
-    'are written as 7, lists and objects as JSON, such as ["shoesize"].',
+    "singer_sdk.configuration._dict_config": "{variable} cannot be read: a number is written as 7, "
+    "an object as JSON.",
     "jsonschema.validators": "stream_maps: a map does not have the form that --about describes.",
     "singer_sdk.helpers._util": "--catalog or --state cannot be read: it is not JSON.",
     "singer_sdk.helpers._flattening": "flattening: two columns would have one name. Raise "
@@ -106,23 +106,23 @@ class TapCrankWheel(Tap):
 
     @override
     def discover_streams(self) -> Sequence[Stream]:
-        shared = self.settings, Pause(self._clock)
-        counted: dict[Window, bytes] = {}
+        shared = Shared(self.settings, self._clock, self.settings.usage_endpoint)
         return [
-            streams.AccountStats(self, *shared, counted),
-            streams.AgentStats(self, *shared, counted),
-            streams.DemoRequests(self, *shared),
-            streams.DemoStats(self, *shared),
-            streams.UsageSessions(self, *shared),
-            streams.Users(self, *shared),
+            streams.AccountStats(self, shared),
+            streams.AgentStats(self, shared),
+            streams.DemoRequests(self, shared),
+            streams.DemoStats(self, shared),
+            streams.UsageSessions(self, shared),
+            streams.Users(self, shared),
         ]
 
     @override
     def setup_mapper(self) -> None:
         """Reject stream maps for unknown streams, and removals of unknown fields.
 
-        A typo in a mask would leak data.
+        A typo in a mask would leak data. Reject a catalog that selects nothing, too.
         """
+        self._check_selection()
         known = {name: stream.schema["properties"] for name, stream in self.streams.items()}
         for alias, fields in self.config.get("stream_maps", {}).items():
             fields = fields if isinstance(fields, dict) else {}  # noqa: PLW2901
@@ -133,18 +133,41 @@ class TapCrankWheel(Tap):
                     f"stream_maps: there is no stream {source}. There are {', '.join(known)}."
                 )
             for name, value in fields.items():
-                removed = value in (None, "__NULL__") and not name.startswith("__")
-                if removed and not any(name in properties for properties in found):
+                if name.startswith("__") or any(name in properties for properties in found):
+                    continue
+                if value in (None, "__NULL__"):
                     raise CrankWheelError(
                         f"stream_maps: {source} has no field {name} to leave out."
                     )
+                self.logger.info("stream_maps: %s gets a new field %s", source, name)
         super().setup_mapper()
+
+    def _check_selection(self) -> None:
+        selected = [stream for stream in self.streams.values() if stream.selected]
+        if not selected:
+            raise CrankWheelError(
+                'Nothing is selected: select "*.*" first, since an exclusion alone selects nothing.'
+            )
+        keys = [
+            f"{stream.name}.{key}"
+            for stream in selected
+            for key in stream.primary_keys
+            if stream.metadata["properties", key].selected is False
+        ]
+        if keys:
+            self.logger.warning(
+                "Keys cannot be deselected, and are sent: %s. A stream map can hash them; to drop "
+                "them, deselect the stream.",
+                ", ".join(keys),
+            )
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:
         try:
             for name, bookmark in state["bookmarks"].items() if state else ():
                 value = bookmark.get("replication_key_value")
+                if name not in self.streams:
+                    raise CrankWheelError(f"The state is of another tap: it has a stream {name}.")
                 if isinstance(self.streams[name], WindowedStream) and value is not None:
                     parse_timestamp(value)
             super().load_state(state)
@@ -198,6 +221,7 @@ def _one_line_errors() -> Iterator[None]:
         modules = {frame.f_globals["__name__"] for frame in frames}
         for module, message in _CAUSES.items():
             if module in modules:
-                message = message.format(kind=type(error).__name__)  # noqa: PLW2901
-                raise CrankWheelError(message) from None
+                variables = [frame.f_locals.get("env_var_name", "") for frame in frames]
+                details = {"kind": type(error).__name__, "variable": max(variables)}
+                raise CrankWheelError(message.format(**details)) from None
         raise

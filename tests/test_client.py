@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import ssl
+import subprocess
 import threading
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -39,6 +42,7 @@ from tests.support import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
+    from pathlib import Path
 
 
 def ends_with(sandbox: Sandbox, *select: str, **settings: object) -> CrankWheelError:
@@ -479,3 +483,77 @@ def test_requests_are_made_at_the_same_time() -> None:
         config = config_for(sandbox, start_date="2026-08-20", end_date="2026-08-28", window_days=1)
         output = sync(config, select=("usage_sessions",))
     assert output.bookmarks == {"usage_sessions": "2026-08-28T00:00:00.000000Z"}
+
+
+# --- TLS -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for localhost that nobody has signed, with its key."""
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject)
+    subprocess.run([*command, "-keyout", path, "-out", path], check=True, capture_output=True)
+    return path
+
+
+@contextmanager
+def tls(sandbox: Sandbox, certificate: Path) -> Iterator[str]:
+    """Serve a sandbox over TLS; return its URL."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    sandbox.socket = context.wrap_socket(sandbox.socket, server_side=True)
+    with sandbox.running():
+        yield sandbox.url.replace("http://127.0.0.1", "https://localhost")
+
+
+def test_an_untrusted_certificate_ends_the_run_at_once(
+    certificate: Path, retry_waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tls(Sandbox(small_account()), certificate) as url:
+        sandbox = Sandbox(small_account())
+        error = ends_with(sandbox, "users", api_url=url)
+        assert "of localhost:" in error.message
+        assert "is not trusted: set REQUESTS_CA_BUNDLE to a file with" in error.message
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        assert sync(config_for(sandbox, api_url=url), select=("users",)).records["users"]
+    sandbox.server_close()
+    assert retry_waits == []
+
+
+def test_https_against_http_ends_the_run_at_once(
+    sandbox: Sandbox, retry_waits: list[float]
+) -> None:
+    error = ends_with(sandbox, "users", api_url=sandbox.url.replace("http:", "https:"))
+    assert "does not speak TLS: check the port in api_url." in error.message
+    assert retry_waits == []
+
+
+def test_a_bundle_of_certificates_that_is_not_there_is_one_line(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/none.pem")
+    assert sync(config_for(sandbox), select=("users",)).records["users"]  # of no use here
+    error = ends_with(sandbox, "users", api_url="https://crankwheel.invalid/ss/api")
+    assert "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file" in error.message
+
+
+def test_a_tls_connection_that_breaks_is_retried(
+    certificate: Path, sandbox: Sandbox, retry_waits: list[float]
+) -> None:
+    server = Sandbox(small_account(), Behaviour(faults=iter(["reset"])))
+    with tls(server, certificate) as url, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        assert sync(config_for(sandbox, api_url=url), select=("users",)).records["users"]
+    assert len(retry_waits) == 1
+
+
+def test_localhost_is_never_asked_through_a_proxy(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for host in ("127.0.0.1", "localhost"):
+        url = sandbox.url.replace("127.0.0.1", host)
+        assert sync(config_for(sandbox, api_url=url), select=("users",)).records["users"]

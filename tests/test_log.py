@@ -6,9 +6,11 @@ import json
 from typing import TYPE_CHECKING
 
 from tap_crankwheel.tap import TapCrankWheel
-from tests.support import FakeClock, ScriptedSandbox, command_line, config_for, sync
+from tap_crankwheel.windows import format_timestamp
+from tests.support import FakeClock, Row, ScriptedSandbox, command_line, config_for, sync
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     import pytest
@@ -29,7 +31,7 @@ def test_a_run_says_what_it_reads(sandbox: Sandbox, tmp_path: Path) -> None:
         f"account_stats: reading {asked}, windows: 4",
         f"agent_stats: reading {asked}, windows: 4",
         f"demo_requests: reading {asked}, windows: 3",
-        f"demo_requests: unknown fields, which are in `extra`: {unknown}",
+        f"demo_requests: the API sends unknown fields: {unknown}",
         f"demo_stats: reading {asked}, windows: 4",
         f"usage_sessions: reading {asked}, windows: 3",
     ]
@@ -44,9 +46,11 @@ def test_a_run_says_what_it_reads(sandbox: Sandbox, tmp_path: Path) -> None:
 def test_progress_is_logged_once_a_minute(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    session = {"session_id": 1, "email": "ann@example.com", "start_date": "2026-08-30T10:00:00Z"}
+    def usage(_: datetime, end: datetime) -> Row:
+        return {"sessions": [{"session_id": 1, "start_date": format_timestamp(end)}]}
+
     caplog.set_level("INFO")
-    with ScriptedSandbox(usage={"sessions": [session]}).running() as sandbox:
+    with ScriptedSandbox(usage=usage).running() as sandbox:
         config = config_for(sandbox, start_date="2026-08-12", end_date="2026-08-20", window_days=1)
         for _ in (
             TapCrankWheel(config=config, clock=clock).streams["usage_sessions"].get_records({})
@@ -90,8 +94,8 @@ def test_unknown_fields_are_named_without_values_and_without_names_of_people(
         config = config_for(sandbox, start_date="2026-08-30", end_date="2026-08-31")
         sync(config, select=("usage_sessions", "account_stats"))
     lines = [r.getMessage() for r in caplog.records if "unknown fields" in r.getMessage()]
-    says = "unknown fields, which are in `extra`:"
+    says = "the API sends unknown fields:"
     assert lines == [
         f"account_stats: {says} currency",
-        f"usage_sessions: {says} duration, rating, viewer_info.devices, viewer_info.…, …",
+        f"usage_sessions: {says} currency, duration, rating, viewer_info.devices, viewer_info.…, …",
     ]

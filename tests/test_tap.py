@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tap_crankwheel.__main__ import main
 from tap_crankwheel.sandbox.server import API_KEY, Behaviour, Sandbox
 from tap_crankwheel.sandbox.tap import TapCrankWheelSandbox
 from tap_crankwheel.tap import TapCrankWheel
@@ -57,15 +58,18 @@ DATE = "is not a date: write it as 2026-08-30 or"
         ({"api_key": f'"{SECRET}"'}, "api_key cannot be used: it is wrapped in quotes"),
         ({"api_key": f"{SECRET} x"}, "api_key cannot be used: it holds a space"),
         ({"api_key": f"{SECRET}\nx"}, "api_key cannot be used: it holds a space"),
+        ({"api_key": f"Basic {SECRET}"}, "api_key cannot be used: leave out the word Basic"),
         ({"api_key": f"{SECRET}é"}, "api_key cannot be used: it holds a space or a character"),
         ({"start_date": "yesterday"}, f"start_date {DATE}"),
         ({"start_date": "2026-02-30"}, f"start_date {DATE}"),
         ({"start_date": SECRET}, f"start_date {DATE}"),
         ({"start_date": "2026"}, f"start_date {DATE}"),
         ({"start_date": "0001-01-01"}, "start_date lies before 1970"),
+        ({"start_date": "2999-01-01"}, "start_date (2999-01-01) lies in the future"),
         ({"end_date": "2027-02-29T00:00:00Z"}, f"end_date {DATE}"),
         ({"start_date": "2026-08-02", "end_date": "2026-08-01"}, "end_date lies before start_date"),
         ({"timezone": "Mars/Olympus"}, "timezone is not in the IANA list"),
+        ({"timezone": "Europe/Berln"}, "use a name from it, such as Europe/Berlin"),
         ({"timezone": "../etc/passwd"}, "timezone is not in the IANA list"),
         ({"timezone": ""}, "timezone is not in the IANA list"),
         ({"stats_period": "year"}, "stats_period has to be one of hour, day, week, month."),
@@ -175,9 +179,9 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_a_variable_that_is_not_a_number_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAP_CRANKWHEEL_WINDOW_DAYS", "seven")
-    assert "A setting in the environment cannot be read" in error_line(
-        command_line("--config", "ENV")
-    )
+    line = error_line(command_line("--config", "ENV"))
+    assert "TAP_CRANKWHEEL_WINDOW_DAYS cannot be read: a number is written as 7" in line
+    assert "seven" not in line
 
 
 def test_settings_come_from_the_environment(
@@ -205,6 +209,12 @@ def test_a_misspelt_setting_is_named_with_the_one_that_is_meant(
         ["colour", "."],
         ["star_date", ": did you mean start_date?"],
     ]
+
+
+def test_a_question_may_be_written_with_its_prefix(sandbox: Sandbox) -> None:
+    tap = TapCrankWheel(config=config_for(sandbox, custom_questions=["prospect-shoesize", "vip"]))
+    info = tap.streams["demo_requests"].schema["properties"]["prospect_info"]["properties"]
+    assert [*info][-3:] == ["prospect-shoesize", "prospect-vip", "extra"]
 
 
 def test_discovery_needs_no_settings(tmp_path: Path) -> None:
@@ -337,6 +347,21 @@ def test_the_sandbox_tap_overrides_what_says_where_and_when(
         assert '"stream":"usage_sessions","record"' in result.stdout
         assert SECRET not in result.output
     assert '"period":"month"' in result.stdout
+
+
+def test_a_level_of_logs_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGLEVEL", "LOUD")
+    with pytest.raises(SystemExit, match=r"^LOGLEVEL is not a level of logs: set it to DEBUG"):
+        main()
+
+
+def test_an_interruption_at_the_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TapCrankWheel, "cli", interrupted)
+    with pytest.raises(SystemExit, match=r"^Interrupted\.$"):
+        main()
 
 
 def test_the_installed_command_ends_without_a_traceback(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tap_crankwheel.sandbox.account import Account, seconds_text
 from tap_crankwheel.windows import parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from tap_crankwheel.sandbox.account import Row
 
@@ -51,6 +51,13 @@ class Behaviour:
             `redirect:` and a URL.
         error_body: The body of an answer that a fault makes.
         no_access: The status of each path that the key may not read, such as `demo_usage`.
+        ignores_range: Whether the last 28 days are answered, whatever is asked for.
+        usage_names: Other names of a session's fields in `/usage`, not in `/usage_new`.
+        without: Fields that are missing in answers and in their items, such as `stats` or `log`.
+        log: The log of each session, if not the account's: a list or a text.
+        decimals: Of the seconds in timestamps, 0 to 6; -1 for epochs.
+        written_after: How long after its end an ended session is first listed.
+        prospect_info: More of what each prospect sends.
     """
 
     latency: float = 0.0
@@ -63,6 +70,57 @@ class Behaviour:
     faults: Iterator[str | None] = field(default_factory=lambda: iter(()))
     error_body: bytes = b'{"error": "made up"}'
     no_access: dict[str, int] = field(default_factory=dict)
+    ignores_range: bool = False
+    usage_names: Mapping[str, str] = field(default_factory=dict)
+    without: Collection[str] = ()
+    log: Any = None
+    decimals: int | None = None
+    written_after: timedelta = timedelta(0)
+    prospect_info: Mapping[str, str] = field(default_factory=dict)
+
+    def shape(self, item: Row) -> Row:
+        """Return an item with the fields and forms that these settings say."""
+        row: Row = {
+            name: self._timestamp(value) if name in TIMESTAMPS else value
+            for name, value in item.items()
+            if name not in self.without
+        }
+        if self.log is not None and "log" in row:
+            row["log"] = self.log
+        if "prospect_info" in row:
+            row["prospect_info"] = {**row["prospect_info"], **self.prospect_info}
+        return row
+
+    def _timestamp(self, text: str) -> str | float:
+        moment = parse_timestamp(text)
+        if self.decimals is None:
+            return text
+        if self.decimals < 0:
+            return moment.timestamp()
+        return f"{moment:%Y-%m-%dT%H:%M:%S.%f}"[: 19 + (self.decimals and self.decimals + 1)] + "Z"
+
+
+TIMESTAMPS = {"start_date", "end_date", "start_ts", "last_event_ts"}
+
+#: What is likely of the real API, by a name for the command line.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ignores-range": {"ignores_range": True},
+    "other-names": {"usage_names": {"session_id": "id", "start_date": "start_ts"}},
+    "no-usage": {"no_access": {"usage": 404}},
+    "no-stats": {"without": ("stats",)},
+    "no-log": {"without": ("log",)},
+    "log-list": {"log": ["https://www.example.com/pricing"]},
+    "log-text": {"log": "https://www.example.com/pricing"},
+    "seconds": {"decimals": 0},
+    "milliseconds": {"decimals": 3},
+    "epochs": {"decimals": -1},
+    "written-late": {"written_after": timedelta(hours=6)},
+    "free-keys": {"prospect_info": {"prospect-accountid": "7", "prospect-utm_source": "mail"}},
+    "odd-keys": {"prospect_info": {"prospect-PLAN": "Pro", "prospect-website": ""}},
+    "error-text": {"error_body": b"Something went wrong"},
+    "error-html": {"error_body": b"<html><body>502 Bad Gateway</body></html>"},
+    "error-json": {"error_body": b'{"error": "made up"}'},
+}
 
 
 class Sandbox(ThreadingHTTPServer):
@@ -110,17 +168,19 @@ class Sandbox(ThreadingHTTPServer):
 
     def usage(self, start: datetime, end: datetime) -> Row:
         """Return the answer of `/usage` and `/usage_new`."""
+        written = f"{self.account.now - self.behaviour.written_after:%Y-%m-%dT%H:%M:%S.%fZ}"
         sessions = [
             session
             for day in self._days(start - timedelta(days=1), end)
             for session in self.account.sessions(day)
             if self._selects(start, end, session["start_date"], session["end_date"])
+            and (not session["session_ended"] or session["end_date"] <= written)
         ]
         meetings = Counter(session["email"] for session in sessions)
         seconds: Counter[str] = Counter()
         for session in sessions:
             seconds[session["email"]] += session["duration"]
-        return {
+        document = {
             "stats": {
                 "total": {"meetings": len(sessions), "seconds": seconds.total()},
                 "agents": {
@@ -130,6 +190,7 @@ class Sandbox(ThreadingHTTPServer):
             },
             "sessions": self._ordered(sessions, "start_date"),
         }
+        return {k: v for k, v in document.items() if k not in self.behaviour.without}
 
     def demo_usage(self, start: datetime, end: datetime) -> Row:
         """Return the answer of `/demo_usage`."""
@@ -167,7 +228,7 @@ class Sandbox(ThreadingHTTPServer):
         rows.sort(key=lambda row: str(row[key]), reverse=self.behaviour.order == "reverse")
         if self.behaviour.order == "shuffled":
             random.Random(len(rows)).shuffle(rows)
-        return rows
+        return [self.behaviour.shape(row) for row in rows]
 
     def _days(self, start: datetime, end: datetime) -> Iterator[date]:
         first, last = max(start, self.account.start).date(), min(end, self.account.now).date()
@@ -218,9 +279,17 @@ class _Handler(BaseHTTPRequestHandler):
             if end - start > behaviour.range_limit:
                 self._answer(behaviour.limit_status, {"error": "the range is too long"})
                 return
-            self._answer(HTTPStatus.OK, histories[name](start, end))
+            document = histories[name](start, end)
+            if name == "usage" and (names := behaviour.usage_names):
+                sessions = document["sessions"]
+                document["sessions"] = [
+                    {names.get(k, k): v for k, v in s.items()} for s in sessions
+                ]
+            self._answer(HTTPStatus.OK, document)
 
     def _range(self, params: dict[str, list[str]]) -> tuple[datetime, datetime]:
+        if self.server.behaviour.ignores_range:
+            params = {}
         given = {name: parse_timestamp(values[0]) for name, values in params.items()}
         end = given.get("to", self.server.account.now)
         return given.get("from", end - timedelta(days=28)), end
@@ -334,6 +403,10 @@ class _Handler(BaseHTTPRequestHandler):
 )  # fmt: skip
 @click.option("--exclusive", is_flag=True, help="What lies on `from` or `to` is not in the range.")
 @click.option("--range-limit", type=float, help="Refuse ranges of more days than this with a 400.")
+@click.option(
+    "--like", "variants", multiple=True, type=click.Choice(list(VARIANTS)),
+    help="Answer in a way that is likely of the real API; several add up.",
+)  # fmt: skip
 def serve(  # noqa: PLR0913 - one an option
     *,
     port: int,
@@ -345,13 +418,16 @@ def serve(  # noqa: PLR0913 - one an option
     order: str,
     exclusive: bool,
     range_limit: float | None,
+    variants: tuple[str, ...],
     **account: int,
 ) -> None:
     """Serve a CrankWheel account of made-up data, to try the tap or to develop against."""
     moment = parse_timestamp(now).astimezone(timezone.utc) if now else None
     # A list, since threads share it, and a generator does not take two calls at a time.
     turns = [turn for fault in faults for turn in (*[None] * (fault_every - 1), fault)]
+    likely = {k: v for name in variants for k, v in VARIANTS[name].items()}
     behaviour = Behaviour(
+        **likely,
         latency=latency,
         select=select,
         inclusive=(not exclusive, not exclusive),
