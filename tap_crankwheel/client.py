@@ -89,14 +89,16 @@ class Shared:
     Attributes:
         settings: The settings.
         clock: What tells the time and waits, as the module `time` does.
-        usage_endpoint: The endpoint of sessions; None until a response decides.
+        usage_endpoint: The endpoint of sessions.
+        decided: Whether that is final; otherwise a response decides.
         counted: What `account_stats` counted of each period, as JSON, which takes a tenth of the
             memory.
     """
 
     settings: Settings
     clock: Any
-    usage_endpoint: str | None
+    usage_endpoint: str
+    decided: bool
     counted: dict[Window, bytes] = field(default_factory=dict)
     _paused_until: float = 0.0
 
@@ -159,7 +161,6 @@ class CrankWheelStream(RESTStream[Window]):
         self._objects = [k for k, field in schema["properties"].items() if "properties" in field]
         session = self.requests_session
         session.stream = True
-        session.headers["Accept"] = "application/json"
         # Prepared requests ignore REQUESTS_CA_BUNDLE, unless the session is told of it.
         environment = session.merge_environment_settings(self.url_base, {}, None, None, None)
         session.verify = environment["verify"]
@@ -211,7 +212,8 @@ class CrankWheelStream(RESTStream[Window]):
         """
         name = self._request_name(window)
         try:
-            request = self.prepare_request({"usage_endpoint": self._endpoint}, window)
+            context = {"usage_endpoint": self.shared.usage_endpoint}
+            request = self.prepare_request(context, window)
             return self.request_decorator(self._send)(request, window)
         except RetriableAPIError as error:
             tries = self.backoff_max_tries()
@@ -240,9 +242,7 @@ class CrankWheelStream(RESTStream[Window]):
                 if refused is None or refused.status_code not in {429, 504}:
                     raise
                 if refused.status_code == HTTPStatus.GATEWAY_TIMEOUT:
-                    raise (
-                        RangeRefusedError(f"{error}.") if self.halves(window) else error
-                    ) from None
+                    raise self._too_slow(str(error), window) from None
                 asked = refused.headers.get("Retry-After", "")
                 wait = float(asked) if asked.isdecimal() else UNSTATED_WAIT
                 waited += wait
@@ -257,10 +257,8 @@ class CrankWheelStream(RESTStream[Window]):
         kind = type(cause).__name__
         host = urlsplit(self.url_base).netloc.rpartition("@")[2]
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return CrankWheelError(
-                f"the certificate of {host} is not trusted: set REQUESTS_CA_BUNDLE to a file with "
-                "the certificates to trust."
-            )
+            advice = "set REQUESTS_CA_BUNDLE to a file with the certificates to trust."
+            return CrankWheelError(f"the certificate of {host} is not trusted: {advice}")
         if isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
             return CrankWheelError(f"{host} does not speak TLS: check the port in api_url.")
         if isinstance(error, ValueError):
@@ -268,18 +266,16 @@ class CrankWheelStream(RESTStream[Window]):
         if not isinstance(error, requests.RequestException):
             return CrankWheelError("REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file.")
         if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
-            reason = f"no response within {self.timeout} seconds"
-            return (RangeRefusedError if self.halves(window) else RetriableAPIError)(reason)
+            return self._too_slow(f"no response within {self.timeout} seconds", window)
         return RetriableAPIError(
             f"the connection to {host} failed ({kind}): check api_url, your network and your proxy"
         )
 
-    @property
-    def _endpoint(self) -> str:
-        return self.shared.usage_endpoint or "usage"
+    def _too_slow(self, reason: str, window: Window | None) -> Exception:
+        return RangeRefusedError(f"{reason}.") if self.halves(window) else RetriableAPIError(reason)
 
     def _request_name(self, window: Window | None) -> str:
-        path = self.path.format(usage_endpoint=self._endpoint)
+        path = self.path.format(usage_endpoint=self.shared.usage_endpoint)
         return f"GET {path} for {window}" if window else f"GET {path}"
 
     @override
@@ -385,10 +381,8 @@ class CrankWheelStream(RESTStream[Window]):
                         unknown.update(f"{name}.{field}" for field in loggable_names(extra))
                 yield record
         except InvalidPayloadError as error:
-            raise CrankWheelError(
-                f"{self.name}: {error}. Check api_url; if it is right, the API is not as the tap "
-                "knows it."
-            ) from None
+            advice = "Check api_url; if it is right, the API is not as the tap knows it."
+            raise CrankWheelError(f"{self.name}: {error}. {advice}") from None
         if unknown:
             names = ", ".join(sorted(unknown)[:20])
             self.logger.info("%s: the API sends unknown fields: %s", self.name, names)

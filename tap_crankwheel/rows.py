@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -34,11 +33,6 @@ _Number = _Integer | Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_
 #: Epochs from here on (2001) are milliseconds: as seconds, they would lie beyond the year 9999.
 _EPOCH_MILLISECONDS = 1e12
 _EPOCH_DIGITS = 9
-# Match the whole string: parsedate_to_datetime ignores trailing text.
-_RFC_822 = re.compile(
-    r"[A-Z][a-z]{2}, \d\d? [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d ([+-]\d{4}|GMT|UTC)"
-)
-_LEAP_SECOND = re.compile(r"(.*\d\d:\d\d):60(.*)")
 _CANONICAL = re.compile(r"....-..-..T..:..:..\.......Z")
 
 
@@ -103,7 +97,7 @@ def _parse_boolean(value: object) -> object:
 
 
 def _parse_timestamp(value: object) -> object:
-    """Read ISO 8601 or RFC 822, in UTC without an offset, or an epoch; the form is undocumented."""
+    """Read ISO 8601, in UTC without an offset, or an epoch; the form is undocumented."""
     if type(value) is str:
         if _CANONICAL.fullmatch(value) and _convert(value, datetime) is not INVALID:
             return value
@@ -115,19 +109,11 @@ def _parse_timestamp(value: object) -> object:
     moment = _convert(value, datetime)
     try:
         if moment is INVALID and isinstance(value, str):
-            moment = _parse_text_timestamp(value)
+            text = value.removesuffix("UTC").rstrip().replace(" +", "+").replace(" -", "-")
+            moment = parse_timestamp(text)
         return format_timestamp(to_utc(moment)) if isinstance(moment, datetime) else INVALID
     except (OverflowError, ValueError):
         return INVALID
-
-
-def _parse_text_timestamp(text: str) -> datetime:
-    if _RFC_822.fullmatch(text):
-        return parsedate_to_datetime(text)
-    text = text.removesuffix("UTC").rstrip().replace(" +", "+").replace(" -", "-")
-    if leap := _LEAP_SECOND.match(text):
-        return parse_timestamp(f"{leap[1]}:59{leap[2]}") + timedelta(seconds=1)
-    return parse_timestamp(text)
 
 
 def _of_type(kind: type) -> Parse:
@@ -151,14 +137,10 @@ _SCALARS: dict[str, Parse] = {
 
 
 def _parser(schema: Mapping[str, Any]) -> Parse:
-    kind = next(name for name in _types(schema) if name != "null")
+    kind = types[-1] if isinstance(types := schema["type"], list) else types  # null is the first
     if kind == "array":
         return _list_parser(_parser(schema["items"])) if "items" in schema else _of_type(list)
     return _parse_timestamp if schema.get("format") == "date-time" else _SCALARS[kind]
-
-
-def _types(schema: Mapping[str, Any]) -> list[str]:
-    return [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
 
 
 def _list_parser(parse_item: Parse) -> Parse:

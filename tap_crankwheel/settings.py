@@ -29,9 +29,8 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         th.StringType,
         required=True,
         secret=True,
-        description="A read-only API key, which an administrator makes on the API tab of the "
-        "CrankWheel account. For a client account of a reseller: "
-        "resellerimpersonate-<client id>-<reseller key>.",
+        description="A read-only API key from the API tab of the CrankWheel account. For a client "
+        "account of a reseller: resellerimpersonate-<client id>-<reseller key>.",
     ),
     th.Property(
         "start_date",
@@ -42,16 +41,15 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
     th.Property(
         "end_date",
         th.DateTimeType,
-        description="The moment to read up to, in ISO 8601. A date means midnight UTC. Set it to "
-        "load a closed range of the past. If it is not set, a run reads up to its start.",
+        description="The moment to read up to, in ISO 8601, for a closed range of the past. If it "
+        "is not set, a run reads up to its start.",
     ),
     th.Property(
         "lookback_days",
         th.IntegerType(minimum=0, maximum=3650),
         default=7,
-        description="How many days before the bookmark each run reads again, because running "
-        "sessions and open demo requests still change. Raise it if agents take requests more than "
-        "a week after they are made. Each day adds a few requests to a run.",
+        description="How many days before the bookmark each run reads again, because sessions and "
+        "demo requests still change. Raise it if agents take requests later than that.",
     ),
     th.Property(
         "window_days",
@@ -64,23 +62,20 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         "stats_period",
         th.StringType(allowed_values=list(PERIODS)),
         default="day",
-        description="The length of the periods of account_stats, agent_stats and demo_stats. Each "
-        "period costs up to two requests.",
+        description="The length of the periods of account_stats, agent_stats and demo_stats.",
     ),
     th.Property(
         "timezone",
         th.StringType,
         default="UTC",
-        description="The IANA time zone in which the periods of the statistics begin and end, for "
-        "example America/New_York.",
+        description="The IANA time zone of the statistics' periods, such as America/New_York.",
     ),
     th.Property(
         "custom_questions",
         th.ArrayType(th.StringType),
         default=[],
-        description="IDs of your own lead capture questions, without 'prospect-'. Each ID listed "
-        "here is a field of prospect_info, and a column where objects are flattened. Answers to "
-        "other questions are in prospect_info.extra.",
+        description="IDs of your own lead capture questions. Each is a field of prospect_info. "
+        "Answers to other questions are in prospect_info.extra.",
     ),
     th.Property(
         "usage_endpoint",
@@ -92,15 +87,13 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         "emit_activate_version_messages",
         th.BooleanType,
         default=True,
-        description="Whether to send the messages that let a target mark removed users as "
-        "deleted. Turn it off if the target does not support ACTIVATE_VERSION messages.",
+        description="Whether to send the messages that let a target mark removed users as deleted.",
     ),
     th.Property(
         "max_parallel_requests",
         th.IntegerType(minimum=1, maximum=10),
         default=4,
-        description="The maximum number of requests at a time. Lower it if the API limits their "
-        "rate.",
+        description="How many requests to make at a time. Lower it if the API limits their rate.",
     ),
     th.Property(
         "request_timeout",
@@ -231,10 +224,6 @@ def _start_date(text: str | None) -> datetime | None:
     return date
 
 
-def _custom_questions(ids: list[str]) -> list[str]:
-    return [question.removeprefix("prospect-") for question in ids]
-
-
 def _timezone(name: str) -> pendulum.Timezone:
     try:
         return pendulum.timezone(name)
@@ -261,7 +250,7 @@ def _api_url(text: str) -> str:
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "api_key": _api_key,
     "api_url": _api_url,
-    "custom_questions": _custom_questions,
+    "custom_questions": lambda ids: [question.removeprefix("prospect-") for question in ids],
     "end_date": _date,
     "start_date": _start_date,
     "timezone": _timezone,

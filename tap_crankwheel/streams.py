@@ -80,7 +80,7 @@ class UsageStream(WindowedStream):
         of them has what a row needs: which names `/usage` sends is a guess.
         """
         reading, held = super().read(wanted), []
-        if self.shared.usage_endpoint is None:
+        if not self.shared.decided:
             fits: bool | None = None
             try:
                 while fits is None:
@@ -88,8 +88,9 @@ class UsageStream(WindowedStream):
                     fits = self._fits(held[-1][1])
             except (NotFoundError, StopIteration) as error:
                 fits = isinstance(error, StopIteration)
-            self.shared.usage_endpoint = "usage" if fits else "usage_new"
+            self.shared.decided = True
             if not fits:
+                self.shared.usage_endpoint = "usage_new"
                 self.logger.info("/usage is missing or has another form: reading /usage_new.")
                 reading, held = super().read(wanted), []
         yield from chain(held, reading)
@@ -214,14 +215,9 @@ class PeriodStream(WindowedStream):
 
     def period(self, window: Window) -> Row:
         """Return the fields that name a period."""
-        settings, (start, end) = self.settings, map(format_timestamp, window)
-        return dict(
-            zip(
-                PeriodStream.computed,
-                (settings.stats_period, settings.timezone.name, start, end),
-                strict=True,
-            )
-        )
+        kind, zone = self.settings.stats_period, self.settings.timezone.name
+        values = kind, zone, *map(format_timestamp, window)
+        return dict(zip(PeriodStream.computed, values, strict=True))
 
 
 class StatsStream(UsageStream, PeriodStream):
@@ -319,6 +315,7 @@ class Users(CrankWheelStream):
 
     name = "users"
     path = "/user_access"
+    envelope = frozenset({"user_access", "users"})
     primary_keys = ("email",)
 
     @classmethod
@@ -341,3 +338,6 @@ class Users(CrankWheelStream):
             if row["in_demo_pool"] is None and "in_demo_pool" not in (row["extra"] or {}):
                 row["in_demo_pool"] = False  # null means false
             yield row
+
+
+STREAM_TYPES = (AccountStats, AgentStats, DemoRequests, DemoStats, UsageSessions, Users)

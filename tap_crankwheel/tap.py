@@ -19,18 +19,17 @@ from singer_sdk.exceptions import ConfigurationError, MappingError
 from singer_sdk.helpers.capabilities import PluginCapabilities
 from typing_extensions import override
 
-from tap_crankwheel import streams
 from tap_crankwheel.client import Shared, WindowedStream
 from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.messages import MessageWriter
 from tap_crankwheel.settings import CONFIG_SCHEMA, Settings, read_settings
+from tap_crankwheel.streams import STREAM_TYPES
 from tap_crankwheel.windows import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from singer_sdk import Stream
-    from singer_sdk.helpers.capabilities import CapabilitiesEnum
 
 #: What went wrong where a module of the SDK raises, the innermost first. The text of its exception
 #: may hold personal data, or the key.
@@ -38,11 +37,12 @@ _CAUSES = {
     "singer_sdk.configuration._dict_config": "{variable} cannot be read: a number is written as 7, "
     "an object as JSON.",
     "jsonschema.validators": "stream_maps: a map does not have the form that --about describes.",
-    "singer_sdk.helpers._util": "--catalog or --state cannot be read: it is not JSON.",
+    "singer_sdk.helpers._util": "--config, --catalog or --state is not a file of JSON.",
     "singer_sdk.helpers._flattening": "flattening: two columns would have one name. Raise "
     "flattening_max_key_length.",
     "singer_sdk.mapper": "stream_maps: an expression fails for a record ({kind}): perhaps a field "
     "in it is null.",
+    "singer_sdk.plugin_base": "--config cannot be read: it is not a JSON object.",
 }
 
 
@@ -56,9 +56,7 @@ class TapCrankWheel(Tap):
 
     # The SDK writes batch files without selection, stream maps or flattening, so that deselected
     # personal data would be in them.
-    capabilities: ClassVar[list[CapabilitiesEnum]] = [
-        capability for capability in Tap.capabilities if capability != PluginCapabilities.BATCH
-    ]
+    capabilities: ClassVar = [c for c in Tap.capabilities if c != PluginCapabilities.BATCH]
 
     def __init__(
         self,
@@ -106,15 +104,9 @@ class TapCrankWheel(Tap):
 
     @override
     def discover_streams(self) -> Sequence[Stream]:
-        shared = Shared(self.settings, self._clock, self.settings.usage_endpoint)
-        return [
-            streams.AccountStats(self, shared),
-            streams.AgentStats(self, shared),
-            streams.DemoRequests(self, shared),
-            streams.DemoStats(self, shared),
-            streams.UsageSessions(self, shared),
-            streams.Users(self, shared),
-        ]
+        chosen = self.settings.usage_endpoint
+        shared = Shared(self.settings, self._clock, chosen or "usage", decided=chosen is not None)
+        return [stream_type(self, shared) for stream_type in STREAM_TYPES]
 
     @override
     def setup_mapper(self) -> None:
@@ -148,18 +140,11 @@ class TapCrankWheel(Tap):
             raise CrankWheelError(
                 'Nothing is selected: select "*.*" first, since an exclusion alone selects nothing.'
             )
-        keys = [
-            f"{stream.name}.{key}"
-            for stream in selected
-            for key in stream.primary_keys
-            if stream.metadata["properties", key].selected is False
-        ]
+        fields = ((stream, key) for stream in selected for key in stream.primary_keys)
+        keys = [f"{s.name}.{k}" for s, k in fields if s.metadata["properties", k].selected is False]
         if keys:
-            self.logger.warning(
-                "Keys cannot be deselected, and are sent: %s. A stream map can hash them; to drop "
-                "them, deselect the stream.",
-                ", ".join(keys),
-            )
+            advice = "A stream map can hash them; to drop them, deselect the stream."
+            self.logger.warning("Keys are sent though deselected: %s. %s", ", ".join(keys), advice)
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:
@@ -173,19 +158,15 @@ class TapCrankWheel(Tap):
             super().load_state(state)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise CrankWheelError(
-                'The state is broken: it has the form {"bookmarks": {"usage_sessions": '
-                '{"replication_key_value": "2026-08-30T00:00:00Z"}}}, for streams of this tap. '
-                "Restore it, or remove it to read everything anew (--full-refresh in Meltano)."
+                'The state is broken: its form is {"bookmarks": {"users": {}}}. Restore it, or '
+                "remove it to read everything anew (--full-refresh in Meltano)."
             ) from None
 
     @classmethod
     @override
     def cb_config(cls, ctx: click.Context, param: click.Option, value: tuple[str, ...]) -> Any:
-        try:
+        with _one_line_errors():
             return super().cb_config(ctx, param, value)
-        except (OSError, RecursionError, TypeError, ValueError) as error:
-            reason = str(error) if isinstance(error, OSError) else "it is not a JSON object."
-            raise CrankWheelError(f"--config cannot be read: {reason}") from None
 
     @classmethod
     @override

@@ -47,31 +47,16 @@ def parse_timestamp(text: str) -> datetime:
     Raises:
         ValueError: It is not a timestamp, or the calendar does not have it.
     """
-    if not _DATE_FIRST.match(text):  # pendulum also reads times of today, durations and years
+    # The library also reads times of today, durations, years and intervals.
+    if "/" in text or not _DATE_FIRST.match(text):
         raise ValueError("not an ISO 8601 timestamp")
-    try:
-        moment = pendulum.parse(text)
-    except TypeError:  # raised for `2026-01-01/`
-        moment = None
-    if not isinstance(moment, pendulum.DateTime):
-        msg = "not one moment"
-        raise ValueError(msg)  # noqa: TRY004 - an interval is a bad value, not a bad type
     # A plain datetime: pendulum's own does not do arithmetic in a zone of the standard library.
-    return to_utc(datetime.fromisoformat(moment.isoformat()))
+    return to_utc(datetime.fromisoformat(str(pendulum.parse(text))))
 
 
 def to_utc(moment: datetime) -> datetime:
-    """Return a moment in UTC; without an offset it is taken for UTC.
-
-    Raises:
-        ValueError: The moment lies outside the years 1 to 9999.
-    """
-    if moment.tzinfo is None:
-        return moment.replace(tzinfo=timezone.utc)
-    try:
-        return moment.astimezone(timezone.utc)
-    except OverflowError as error:
-        raise ValueError("outside the years 1 to 9999") from error
+    """Return a moment in UTC; without an offset it is taken for UTC."""
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def format_timestamp(moment: datetime) -> str:
@@ -119,7 +104,7 @@ def periods(window: Window, unit: str, zone: pendulum.Timezone) -> Iterator[Wind
     boundaries = _boundaries(window.start, unit, zone)
     start = next(boundaries)
     while start < window.end:
-        # Those of a day or an hour that the clock leaves out stand beside later ones.
+        # A DST gap yields duplicate boundaries; skip them.
         end = next(moment for moment in boundaries if moment > start)
         if end > window.start:
             yield Window(start, end)
@@ -142,7 +127,7 @@ def _boundaries(start: datetime, unit: str, zone: pendulum.Timezone) -> Iterator
 def _instant(day: date, hour: int, zone: pendulum.Timezone, fold: int = 0) -> datetime:
     """Return when a local clock shows a full hour, the first or (`fold`) the second time.
 
-    Of an hour that the clock leaves out it is the moment of the change.
+    For an hour skipped by DST, return the transition.
     """
     first, second = (
         datetime.combine(day, time(hour, fold=fold), tzinfo=zone).astimezone(timezone.utc)

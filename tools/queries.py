@@ -1,8 +1,8 @@
 """Runs the queries of `docs/queries.md`: `python tools/queries.py`.
 
-It asks the sandbox account that the README's first command loads. Below each query it writes the
-result, and where a chart follows that, draws it: of the result's first column the labels, of its
-last the heights.
+It asks the sandbox account that the README's first command loads, all but the queries that are only
+for PostgreSQL. Below each query it writes the result, and where a chart follows that, draws it: of
+the result's first column the labels, of its last the heights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ QUERIES = DOCS / "queries.md"
 
 # A query; what is there of its result; and perhaps a chart: its title and its file.
 _QUERY = re.compile(
-    r"```sql\n(?P<sql>(?s:.*?))```\n"
+    r"```sql\n(?!-- PostgreSQL)(?P<sql>(?s:.*?))```\n"
     r"(?:\n(?:\|.*\n)+)?"
     r"(?P<chart>\n!\[(?P<title>.*)\]\((?P<file>.*)\)\n)?"
 )
