@@ -91,8 +91,8 @@ class Shared:
         clock: What tells the time and waits, as the module `time` does.
         usage_endpoint: The endpoint of sessions.
         decided: Whether that is final; otherwise a response decides.
-        counted: What `account_stats` counted of each period, as JSON, which takes a tenth of the
-            memory.
+        counted: What `account_stats` counted of each period, as compressed JSON, which takes a
+            hundredth of the memory.
     """
 
     settings: Settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from bisect import bisect_right
 from collections import Counter, defaultdict, deque
 from contextlib import suppress
@@ -264,7 +265,7 @@ class AccountStats(StatsStream):
         self.shared.counted.clear()
         for period, (beside, agents) in super().read(wanted):
             named = {email: row for email, row in agents.items() if email is not None}
-            self.shared.counted[period] = msgspec.json.encode(named)
+            self.shared.counted[period] = zlib.compress(msgspec.json.encode(named), 1)
             yield period, (beside, agents)
 
     @override
@@ -284,7 +285,7 @@ class AgentStats(StatsStream):
         """Yield what `account_stats` counted; request only if it did not count all of it."""
         counted = self.shared.counted
         if counted.keys() >= set(wanted):
-            return ((p, ({}, msgspec.json.decode(counted.pop(p)))) for p in wanted)
+            return ((p, ({}, msgspec.json.decode(zlib.decompress(counted.pop(p))))) for p in wanted)
         return super().read(wanted)
 
     @override

@@ -57,6 +57,7 @@ def served() -> Any:
         }
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     cuts=st.lists(st.integers(0, 400), min_size=1, max_size=6),
@@ -108,6 +109,7 @@ def complete_lines(data: bytes) -> list[str]:
     return data.decode().split("\n")[:-1]
 
 
+@pytest.mark.slow
 def test_killed_over_and_over_nothing_is_lost(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.account.sessions_per_day = 60  # more than fits into the pipe
     config = config_for(sandbox, window_days=1)

@@ -7,6 +7,8 @@ from collections import Counter
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import pytest
+
 from tests.support import FakeClock, Row, ScriptedSandbox, Warehouse, config_for, sync
 
 START = datetime(2025, 9, 1, tzinfo=timezone.utc)
@@ -77,6 +79,7 @@ class ChangingAccount:
         }
 
 
+@pytest.mark.slow
 def test_after_a_year_of_daily_runs_the_target_holds_what_the_account_says() -> None:
     clock = FakeClock(START)
     account = ChangingAccount(clock)

@@ -6,31 +6,35 @@ import json
 import os
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from tap_crankwheel.sandbox.server import API_KEY
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
-PYTHON = sys.executable
-STREAMS = ("account_stats", "agent_stats", "demo_requests", "usage_sessions", "users")
+PYTHON = Path(sys.executable)
 SESSIONS = 100_000
-YEAR = ("2025-09-01T00:00:00Z", "2026-09-01T00:00:00Z")
+YEAR: dict[str, Any] = {"start_date": "2025-09-01T00:00:00Z", "end_date": "2026-09-01T00:00:00Z"}
+Command = list[str | Path]
 
-#: As most users have it: without these, each start compiles what it imports, and each line is a
-#: system call.
-ENVIRONMENT = {
-    name: value
-    for name, value in os.environ.items()
-    if name not in {"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
-} | {"LOGLEVEL": "WARNING"}
+#: As most users have it: with these, each start compiles what it imports, and each line is a system
+#: call.
+UNUSUAL = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONUNBUFFERED": ""}
+ENVIRONMENT = {**os.environ, **UNUSUAL, "LOGLEVEL": "ERROR"}
+
+#: Started as a small process of its own, since a peak begins with that of its parent.
+_SCRIPT = """
+import json, resource, subprocess, sys, time
+started = time.monotonic()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+wall = time.monotonic() - started
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([used.ru_utime + used.ru_stime, wall, used.ru_maxrss / 1024]))
+"""
 
 
-@dataclass
-class Used:
+class Used(NamedTuple):
     """What a process used, with those that it started."""
 
     cpu: float  # seconds
@@ -38,61 +42,41 @@ class Used:
     memory: float  # peak resident of the largest, MB
 
 
-def run(*command: str | Path) -> Used:
+def run(command: Command) -> Used:
     """Run a command to its end; its output goes nowhere."""
-    # Started by a small process of its own: a child's peak begins with that of its parent.
-    script = (
-        "import json, os, subprocess, sys\n"
-        "with open(os.devnull, 'wb') as null:\n"
-        "    process = subprocess.Popen(sys.argv[1:], stdout=null, stderr=null)\n"
-        "_, status, used = os.wait4(process.pid, 0)\n"
-        "print(json.dumps([status, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))\n"
-    )
-    started = time.monotonic()
-    result = subprocess.run(
-        [PYTHON, "-S", "-c", script, *map(str, command)],
-        capture_output=True,
-        check=True,
-        env=ENVIRONMENT,
-    )
-    wall = time.monotonic() - started
-    status, cpu, memory = json.loads(result.stdout)
-    if status:
-        sys.exit(f"failed: {' '.join(map(str, command))}")
-    return Used(cpu, wall, memory)
+    measured: Command = [PYTHON, "-S", "-c", _SCRIPT, *command]
+    return Used(*json.loads(subprocess.check_output(measured, env=ENVIRONMENT)))
 
 
-def best(count: int, *command: str | Path) -> Used:
-    """Return the run of several that used the least CPU."""
-    return min((run(*command) for _ in range(count)), key=lambda used: used.cpu)
+def in_turns(programs: Mapping[str, Command], rounds: int) -> dict[str, Used]:
+    """Run programs in turns, so that a busy moment hits all alike; return their medians."""
+    runs = [[run(command) for command in programs.values()] for _ in range(rounds)]
+    medians = [Used(*map(median, zip(*used, strict=True))) for used in zip(*runs, strict=True)]
+    return dict(zip(programs, medians, strict=True))
 
 
-class Workshop:
-    """A folder with configurations and catalogs for the tap."""
+def tap(folder: Path, *streams: str, programs: Path = PYTHON.parent, **config: Any) -> Command:
+    """Return the command of the tap.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        text = subprocess.run(
-            [PYTHON, "-m", "tap_crankwheel", "--discover"], capture_output=True, check=True
-        ).stdout
-        self.catalog: dict[str, Any] = json.loads(text)
+    Args:
+        folder: Where to write its configuration and catalog.
+        streams: The streams to select; none for all.
+        programs: Where the tap is installed.
+        config: The settings.
+    """
+    command: Command = [programs / "tap-crankwheel"]
+    catalog = json.loads(subprocess.check_output([*command, "--discover"], env=ENVIRONMENT))
+    for entry in catalog["streams"]:
+        (root,) = (item for item in entry["metadata"] if not item["breadcrumb"])
+        root["metadata"]["selected"] = not streams or entry["stream"] in streams
+    settings = {"api_key": "made-up", **config}
+    for option, content in (("--config", settings), ("--catalog", catalog)):
+        command += [option, written(folder, content)]
+    return command
 
-    def tap(self, streams: tuple[str, ...], **config: Any) -> list[str | Path]:
-        """Return the command of the tap."""
-        for entry in self.catalog["streams"]:
-            for metadata in entry["metadata"]:
-                if metadata["breadcrumb"] == []:
-                    metadata["metadata"]["selected"] = entry["stream"] in streams
-        files = {"config": {"api_key": API_KEY, **config}, "catalog": self.catalog}
-        command: list[str | Path] = [PYTHON, "-m", "tap_crankwheel"]
-        for name, content in files.items():
-            path = self.folder / f"{name}-{len(list(self.folder.iterdir()))}.json"
-            path.write_text(json.dumps(content))
-            command += [f"--{name}", path]
-        return command
 
-    def stock(self, **config: str) -> list[str | Path]:
-        """Return the command of the stock SDK tap."""
-        path = self.folder / f"stock-{len(list(self.folder.iterdir()))}.json"
-        path.write_text(json.dumps(config))
-        return [PYTHON, "-m", "tests.benchmark.stock", "--config", path]
+def written(folder: Path, content: object) -> Path:
+    """Write a new file of JSON; return its path."""
+    path = folder / f"{len(list(folder.iterdir()))}.json"
+    path.write_text(json.dumps(content))
+    return path

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import psycopg
+import pytest
 import yaml
 from psycopg.rows import dict_row
 
@@ -38,9 +39,9 @@ from tests.test_docs import blocks, extractor
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import pytest
-
     from tests.e2e.conftest import Project
+
+pytestmark = pytest.mark.slow
 
 
 def environment(sandbox: Sandbox) -> dict[str, str]:

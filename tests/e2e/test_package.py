@@ -21,6 +21,8 @@ from tests.e2e.conftest import ROOT, Project
 from tests.e2e.test_meltano import check_account
 from tests.test_docs import blocks
 
+pytestmark = pytest.mark.slow
+
 MINORS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 
