@@ -38,8 +38,8 @@ _CAUSES = {
     "an object as JSON.",
     "jsonschema.validators": "stream_maps: a map does not have the form that --about describes.",
     "singer_sdk.helpers._util": "--config, --catalog or --state is not a file of JSON.",
-    "singer_sdk.helpers._flattening": "flattening: two columns would have one name. Raise "
-    "flattening_max_key_length.",
+    "singer_sdk.helpers._flattening": "flattening_max_key_length is too short: two columns would "
+    "have one name. 63 works.",
     "singer_sdk.mapper": "stream_maps: an expression fails for a record ({kind}): perhaps a field "
     "in it is null.",
     "singer_sdk.plugin_base": "--config cannot be read: it is not a JSON object.",

@@ -86,7 +86,7 @@ DATE = "is not a date: write it as 2026-08-30 or"
         ({"stream_maps": {"user*": {"mail": None}}}, "user* has no field mail to leave out"),
         ({"stream_maps": {"__else__": 5}}, "stream_maps: a map does not have the form"),
         ({"stream_maps": {"users": 5}}, "stream_maps"),
-        (SHORT, "flattening: two columns would have one name. Raise flattening_max_key_length."),
+        (SHORT, "flattening_max_key_length is too short: two columns would have one name. 63"),
         ({"flattening_enabled": True}, "flattening_max_depth is required"),
         ({"api_url": "meeting.is/ss/api"}, "api_url is not a URL: write it with its scheme"),
         ({"api_url": "https://"}, "api_url is not a URL"),
