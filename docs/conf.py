@@ -15,10 +15,9 @@ html_title = project
 html_copy_source = False
 html_theme = "furo"
 html_extra_path = ["index.html"]  # the first page is README
-extensions = ["myst_parser", "sphinx_copybutton", "sphinxcontrib.mermaid"]
+extensions = ["myst_parser", "sphinx_copybutton"]
 include_patterns = ["*.md", "docs/*.md"]
 root_doc = "README"
-myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 3
 
 CONTENTS = """
@@ -30,6 +29,7 @@ docs/running
 docs/how-it-reads
 docs/personal-data
 docs/targets
+docs/performance
 docs/troubleshooting
 docs/queries
 docs/sandbox

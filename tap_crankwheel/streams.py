@@ -84,13 +84,13 @@ class UsageStream(WindowedStream):
         if not self.shared.decided:
             fits: bool | None = None
             try:
-                while fits is None:
-                    held.append(next(reading))
-                    fits = self._fits(held[-1][1])
-            except (NotFoundError, StopIteration) as error:
-                fits = isinstance(error, StopIteration)
-            self.shared.decided = True
-            if not fits:
+                while fits is None and (item := next(reading, None)):
+                    held.append(item)
+                    fits = self._fits(item[1])
+            except NotFoundError:
+                fits = False
+            self.shared.decided = fits is not None  # without any session, another stream decides
+            if fits is False:
                 self.shared.usage_endpoint = "usage_new"
                 self.logger.info("/usage is missing or has another form: reading /usage_new.")
                 reading, held = super().read(wanted), []

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
+from xml.etree import ElementTree as ET
+
 import yaml
 
 from tap_crankwheel.tap import TapCrankWheel
 from tap_crankwheel.windows import PERIODS
-from tools.reference import PAGE, PLUGIN, PROJECT, about, render
+from tools.reference import DIAGRAM, PAGE, PLUGIN, PROJECT, about, render
 
 KINDS = {
     "array": 1,
@@ -25,14 +28,20 @@ def test_the_page_has_tables_and_a_diagram() -> None:
     assert "| `api_key` | text | **Required.** A read-only API key" in text
     assert 'One of hour, day, week, month. Default: `"day"`. |' in text
     assert "| `viewer_info.locations` | list of texts |" in text
-    joins = [line.strip() for line in text.splitlines() if "--o{" in line or "||--||" in line]
-    assert joins == [
-        'account_stats ||--o{ agent_stats : "period, timezone, period_start"',
-        'users |o--o{ agent_stats : "email = email"',
-        'users |o--o{ demo_requests : "email = handled_by"',
-        'account_stats ||--|| demo_stats : "period, timezone, period_start"',
-        'users |o--o{ usage_sessions : "email = email"',
+    assert text.count("<details>") == 1  # the fields of demo_requests
+    (said,) = re.findall(r"^!\[(.*)\.\]\(diagram\.svg\)$", text, re.MULTILINE)
+    assert said.split("; ") == [
+        "agent_stats joins account_stats by period, timezone, period_start",
+        "agent_stats joins users by email = email",
+        "demo_requests joins users by email = handled_by",
+        "demo_stats joins account_stats by period, timezone, period_start",
+        "usage_sessions joins users by email = email",
     ]
+    drawn = ET.parse(DIAGRAM).findall("{*}text")  # noqa: S314
+    shown = [str(text.text) for text in drawn if text.get("text-anchor")]
+    assert sorted(shown) == sorted(join.split(" by ")[1] for join in said.split("; "))
+    names = {text.text for text in drawn if text.get("class") == "name"}
+    assert names == TapCrankWheel(config={"api_key": "none"}).streams.keys()
 
 
 def test_meltano_knows_every_setting() -> None:

@@ -1,6 +1,6 @@
 """Writes what the tap can say of itself where people look it up: `python tools/reference.py`.
 
-The diagram and the tables of `docs/reference.md`, the plugin definition for Meltano Hub, and the
+The tables and the diagram of `docs/reference.md`, the plugin definition for Meltano Hub, and the
 settings in `meltano.yml` come from `tap-crankwheel --about` and from the schemas.
 """
 
@@ -14,6 +14,7 @@ import sys
 from importlib.metadata import metadata
 from io import StringIO
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -23,11 +24,20 @@ from tap_crankwheel.tap import TapCrankWheel
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference.md"
+DIAGRAM = ROOT / "docs" / "diagram.svg"
 PROJECT = ROOT / "meltano.yml"
 PLUGIN = ROOT / "hub" / "tap-crankwheel.yml"
 
 _ABOUT = [sys.executable, "-m", "tap_crankwheel", "--about", "--format=json"]
 _BUILT_IN = ("stream_map", "faker", "flattening")
+LONG = 30  # rows, from which on a table is folded
+STREAMS = TapCrankWheel(config={"api_key": "none"}).streams
+SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 {height}">
+<style>text {{ font: 13px sans-serif; fill: #1f2328 }} path {{ stroke: #57606a }}
+.key {{ font-weight: bold }} .name {{ font-size: 16px }}</style>
+<rect width="700" height="{height}" fill="#fff"/>
+{parts}</svg>
+"""
 
 
 def about() -> dict[str, Any]:
@@ -97,49 +107,74 @@ def fields(schema: dict[str, Any], prefix: str = "") -> list[str]:
 def streams_tables() -> str:
     """Return a table of fields for each stream."""
     parts = []
-    for name, stream in TapCrankWheel(config={"api_key": "none"}).streams.items():
+    for name, stream in STREAMS.items():
         keys = ", ".join(f"`{key}`" for key in stream.primary_keys)
         method = (
             f"incremental by `{stream.replication_key}`"
             if stream.replication_key
             else "the whole table at every run"
         )
+        rows = ["| Field | Type | What it is |", "|---|---|---|", *fields(stream.schema)]
+        if len(rows) > LONG:
+            rows = ["<details><summary>Fields</summary>\n", *rows, "\n</details>"]
         parts += [
             f"### {name}\n",
             f"{(type(stream).__doc__ or '').splitlines()[0]} Key: {keys}; {method}.\n",
-            "<details><summary>Fields</summary>\n",
-            "| Field | Type | What it is |",
-            "|---|---|---|",
-            *fields(stream.schema),
-            "\n</details>\n",
+            *rows,
+            "",
         ]
     return "\n".join(parts).rstrip()
 
 
-def diagram() -> str:
-    """Return a mermaid diagram of the streams: keys, timestamps, and what joins what.
+def joins() -> list[tuple[str, str, str]]:
+    """Return for each join the stream that others join, the one that joins it, and the fields.
 
     A description that says "joins users.email" is a join (those of `users` say it backwards), and
     so are the keys of a period.
     """
-    entities, joins = [], []
-    streams = TapCrankWheel(config={"api_key": "none"}).streams
-    for name, stream in streams.items():
-        own, periods = set(stream.primary_keys), streams["account_stats"].primary_keys
-        if name != "account_stats" and own >= set(periods):
-            ends = "||--||" if own == set(periods) else "||--o{"
-            joins.append(f'    account_stats {ends} {name} : "{", ".join(periods)}"')
-        lines = []
+    found, periods = [], STREAMS["account_stats"].primary_keys
+    for name, stream in STREAMS.items():
+        if name != "account_stats" and set(stream.primary_keys) >= set(periods):
+            found.append(("account_stats", name, ", ".join(periods)))
         for field, schema in stream.schema["properties"].items():
             join = re.search(r"joins (\w+)\.(\w+)", schema["description"])
-            marks = ["PK"] * (field in stream.primary_keys)
-            if join and join[1] != name and name != "users":
-                marks.append("FK")
-                joins.append(f'    {join[1]} |o--o{{ {name} : "{join[2]} = {field}"')
-            if marks or field == stream.replication_key:
-                lines.append(f"        {words(schema)} {field} {', '.join(marks)}".rstrip())
-        entities += [f"    {name} {{", *lines, "    }"]
-    return "\n".join(["```mermaid", "erDiagram", *entities, *joins, "```"])
+            if join and name not in {join[1], "users"}:
+                found.append((join[1], name, f"{join[2]} = {field}"))
+    return found
+
+
+def diagram() -> str:
+    """Return an SVG: on the left what others join, on the right what joins it, and by what.
+
+    It has a background of its own, so that it can be read on a dark page too.
+    """
+    parts, middles, below = [], dict[str, float](), 20.0
+    own = {name: [join for join in joins() if join[1] == name] for name in STREAMS}
+    parents = [name for name in STREAMS if not own[name]]
+
+    def box(name: str, x: int, y: float) -> float:
+        keys, marked = STREAMS[name].primary_keys, {STREAMS[name].replication_key}
+        marked |= {*keys, *(by.split()[-1] for _, _, by in own[name])}
+        rows = [field for field in STREAMS[name].schema["properties"] if field in marked]
+        height = 20 * len(rows) + 34
+        middles[name] = y + height / 2
+        parts.append(f'<path d="M{x} {y:g}h180v{height}h-180z" fill="#eef3f8"/>')
+        for n, text in enumerate([name, *rows]):
+            kind = "key" if text in keys else "field" if n else "name"
+            parts.append(f'<text x="{x + 12}" y="{y + 20 * n + 21:g}" class="{kind}">{text}</text>')
+        return height
+
+    joining = (name for name in STREAMS if own[name])
+    for name in sorted(joining, key=lambda name: fmean(parents.index(j[0]) for j in own[name])):
+        below += box(name, 500, below) + 20
+    for parent in parents:
+        box(parent, 20, fmean(middles[j[1]] for j in joins() if j[0] == parent) - 40)
+    for name, found in own.items():
+        for n, (parent, _, by) in enumerate(found):
+            y = middles[name] + 30 * (n - (len(found) - 1) / 2)
+            parts.append(f'<path d="M200 {middles[parent]:g}L280 {y:g}H500" fill="none"/>')
+            parts.append(f'<text x="490" y="{y - 6:g}" text-anchor="end">{by}</text>')
+    return SVG.format(height=f"{below:g}", parts="\n".join(parts))
 
 
 # --- Meltano -------------------------------------------------------------------------------------
@@ -225,13 +260,14 @@ def render() -> dict[Path, str]:
     """Return what each file should hold."""
     info = about()
     page = PAGE.read_text()
+    said = "; ".join(f"{child} joins {parent} by {by}" for parent, child, by in joins())
     for name, new in (
         ("settings", settings_table(info["settings"])),
         ("streams", streams_tables()),
-        ("diagram", diagram()),
+        ("diagram", f"![{said}.]({DIAGRAM.name})\n\nKeys are bold."),
     ):
         page = between(page, f"<!-- {name} -->", f"<!-- /{name} -->", f"\n{new}\n\n")
-    return {PAGE: page, PLUGIN: as_yaml(plugin(info)), PROJECT: project(info)}
+    return {PAGE: page, DIAGRAM: diagram(), PLUGIN: as_yaml(plugin(info)), PROJECT: project(info)}
 
 
 if __name__ == "__main__":

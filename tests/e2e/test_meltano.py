@@ -359,7 +359,8 @@ def test_the_way_to_hash_leaves_no_email(
     document = yaml.safe_load((tmp_path / "meltano.yml").read_text())
     document["plugins"]["extractors"][0].update(config)
     (tmp_path / "meltano.yml").write_text(yaml.safe_dump(document))
-    task.meltano("run", "tap-crankwheel", "target-jsonl", **environment(sandbox))
+    salt = {"CRANKWHEEL_SALT": "pepper"}
+    task.meltano("run", "tap-crankwheel", "target-jsonl", **environment(sandbox), **salt)
     loaded = {path.stem: path.read_text() for path in tmp_path.glob("*.jsonl")}
     streams = {name.split("-")[0] for name in loaded}
     assert streams == set(STREAMS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -151,20 +152,15 @@ def test_the_package_alone_brings_the_sandbox_into_target_jsonl(
 def test_the_definition_adds_the_tap_to_an_empty_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clone = copied(tmp_path)
+    clone = copied(tmp_path / "a clone")
     meltano = Path(sys.executable).parent / "meltano"
     monkeypatch.setenv("MELTANO_SEND_ANONYMOUS_USAGE_STATS", "false")
     monkeypatch.setenv("MELTANO_HUB_API_ROOT", "http://127.0.0.1:9")  # where nothing answers
     run(meltano, "init", "project", cwd=tmp_path)
     folder = tmp_path / "project"
     (add,) = (block for block in blocks("README.md", "shell") if block.startswith("meltano add"))
-    run(meltano, *add.replace("<clone>", str(clone)).split()[1:], cwd=folder)
-    written = (folder / "meltano.yml").read_text()
-    assert "pip_url: tap-crankwheel\n" in written
-    (folder / "meltano.yml").write_text(
-        written.replace("pip_url: tap-crankwheel\n", f"pip_url: {clone}\n")
-    )
-    run(meltano, "install", cwd=folder)
+    for line in add.replace("<clone>", str(clone)).splitlines():
+        run(meltano, *shlex.split(line)[1:], cwd=folder)
     printed = run(meltano, "invoke", "tap-crankwheel", "--version", cwd=folder)
     assert "tap-crankwheel v0.1.0.dev0" in printed
     assert "TAP_CRANKWHEEL_API_KEY" in run(meltano, "config", "list", "tap-crankwheel", cwd=folder)
