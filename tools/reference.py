@@ -243,11 +243,20 @@ def as_yaml(document: dict[str, Any]) -> str:
 
 
 def project(info: dict[str, Any]) -> str:
-    """Return `meltano.yml` with the tap's settings renewed, written as Meltano writes it."""
+    """Return `meltano.yml` with the tap's settings renewed, written as Meltano writes it.
+
+    Of a setting it has what Meltano needs to hand it over; what people read is in the definition.
+    """
     ruamel = YAML()
     ruamel.width = 10**6
     document = ruamel.load(PROJECT)
-    document["plugins"]["extractors"][0].update(common(info))
+    shared = common(info)
+    needed = {"name", "kind", "sensitive"}
+    shared["settings"] = [
+        {key: value for key, value in setting.items() if key in needed}
+        for setting in shared["settings"]
+    ]
+    document["plugins"]["extractors"][0].update(shared)
     written = StringIO()
     ruamel.dump(document, written)
     return written.getvalue()

@@ -204,7 +204,7 @@ def test_an_account_into_postgres_twice(project: Project, sandbox: Sandbox, post
             "boolean": "boolean",
             "integer": "bigint",
             "number": "numeric",
-            "list": "array",
+            "list": "jsonb",
             "json": "jsonb",
             "text": "text",
         },

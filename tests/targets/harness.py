@@ -1,45 +1,55 @@
-"""Loads looks into targets, reads back what was loaded, and compares it with the tap's rows."""
+"""Loads two runs of the tap into a target, and compares what it holds with the tap's rows."""
 
 from __future__ import annotations
 
 import ast
 import json
-import os
-import subprocess
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+import re
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from functools import cache
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
-from uv import find_uv_bin
+import yaml
+from typing_extensions import override
 
-from tests.support import Row
-from tests.targets.looks import Look, looks
+from tap_crankwheel.sandbox.account import Account
+from tap_crankwheel.sandbox.server import Sandbox
+from tests.support import STREAMS, FakeClock, Output, Row, config_for, sync
+from tests.targets import readers, servers
+from tests.targets.servers import PYTHONS, call, install
 
-Tables = dict[str, list[Row]]
-Types = Mapping[str, type | tuple[type, ...]]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-REMOVED = "agent1@example.com"
+#: The Python types that values are read back as.
+JSON = {"timestamp": str, "boolean": bool, "integer": int, "number": (int, float), "string": str}
+TYPES: Row = {"": {}, "json": JSON}
+TYPES["sql"] = {**JSON, "timestamp": datetime, "number": (float, Decimal)}
 
+#: What targets make of the names of columns.
+COLUMNS: Row = {"": str, "upper": str.upper, "underscored": partial(re.sub, "-", "_")}
 
-@dataclass
-class Place:
-    """Where a target loads into.
-
-    Attributes:
-        folder: An empty folder.
-        postgres: The URL of an empty PostgreSQL database, with the folder of its socket as host.
-        s3: The URL of a server that speaks S3; None without one.
-        bucket: The name of an empty bucket there.
-    """
-
-    folder: Path
-    postgres: str
-    s3: str | None = None
-    bucket: str = ""
+#: Prints the types that a target gives columns, and what it makes of records, by its own functions.
+CONVERTER = """
+import json, re, sys
+def cells(line):
+    found = re.findall(r'(?:^|,)("(?:[^"\\\\]|\\\\.)*"|[^,]*)', line)
+    return [json.loads(cell) if cell else None for cell in found]
+streams = {}
+for line in sys.stdin:
+    message = json.loads(line)
+    if message["type"] == "SCHEMA":
+        found = streams[message["stream"]] = columns(message["schema"])
+        print(json.dumps({**message, "types": types(found)}))
+    elif message["type"] == "RECORD":
+        row = convert(streams[message["stream"]], message["record"])
+        print(json.dumps({**message, "record": row}))
+"""
 
 
 @dataclass(frozen=True)
@@ -48,250 +58,229 @@ class Target:
 
     Attributes:
         name: Its name on the package index.
-        requirements: What to install.
+        read: Which of the readers returns what it loaded.
+        label: What the table calls it; its name by default.
+        command: How it is started, in the folder of its environment's commands.
+        converts: In place of a command: code that has `columns` of a schema, their `types`, and
+            `convert`, which makes of columns and a record what is to be loaded.
+        config: Its configuration.
+        needs: What to install beside it, or which version of it.
         pythons: The minor versions of Python that it runs on, the best first.
-        executable: Its command.
-        config: Returns its configuration.
-        read: Returns what it loaded.
-        modes: In which of `plain` and `flat` all values have to be equal.
-        second: What a second load does: `upserts`, `appends` or `replaces`.
+        server: Which of the servers it loads into.
+        settings: Those of the tap that it needs.
+        modes: In which of `plain` and `flat` the values have to be equal.
+        second: What a second load does: `upserts`, `appends`, `replaces`, or `not tried`, where
+            what is to be loaded is read, and not what was.
         removed: What becomes of a removed user: `marked`, `deleted` or `kept`.
         column: What it makes of the name of a column.
-        loses: What is known to be lost of a value on the way: `empty` text becomes null, `control`
-            characters are escaped, `microseconds` are cut to four decimals.
+        loses: What is known to be lost of a value on the way: `empty` text becomes null, `null`
+            becomes zero, false or empty text, `control` characters are escaped, `fractions` of a
+            second are cut, or their `microseconds` to four decimals.
         added: What the names of the columns begin with that it adds.
-        types: The Python types that values are read back as, by kind.
-        remarks: What a user should know.
+        types: As what values are read back.
+        quick: Whether the tests try it too.
     """
 
     name: str
-    requirements: tuple[str, ...]
-    executable: str
-    config: Callable[[Place], Row]
-    read: Callable[[Place], Tables]
-    pythons: tuple[str, ...] = ("3.11", "3.12", "3.10", "3.13")
+    read: str
+    label: str = ""
+    command: tuple[str, ...] = ()
+    converts: str = ""
+    config: Row = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    pythons: tuple[str, ...] = PYTHONS
+    server: str = ""
+    settings: Row = field(default_factory=dict)
     modes: tuple[str, ...] = ("plain", "flat")
     second: str = "upserts"
     removed: str = "kept"
-    column: Callable[[str], str] = str
-    loses: Collection[str] = ()
+    column: str = ""
+    loses: tuple[str, ...] = ()
     added: tuple[str, ...] = ("_sdc",)
-    types: Types = field(default_factory=dict)
-    remarks: str = ""
+    types: str = ""
+    quick: bool = False
 
 
-@dataclass
-class Outcome:
-    """What a target did with the looks; `wrong` is the first difference by mode, None if equal."""
-
-    target: Target
-    version: str
-    python: str
-    wrong: dict[str, str | None]
+DECLARED = yaml.safe_load(Path(__file__).with_name("targets.yml").read_text())
+TARGETS = [Target(**target) for target in DECLARED]
 
 
-class Unavailable(Exception):  # noqa: N818 - it ends no run
-    """A target cannot be had on this machine."""
+# --- the tap's side ------------------------------------------------------------------------------
+
+#: A moment at which a session runs and a demo request waits.
+FIRST = datetime(2026, 9, 1, 11, 40, tzinfo=timezone.utc)
+
+#: What agents may be called where a target has to get the text right.
+NAMES = ("", "Tab\there", "Two\nlines", 'Quote " and, comma', "Back\\slash", "null", "Zoë ☃")
 
 
-# --- running -------------------------------------------------------------------------------------
+class HardAccount(Account):
+    """An account with values that targets get wrong."""
 
-
-def call(*command: str | Path, cwd: Path, stdin: str | None = None) -> str:
-    """Run a command and return what it printed; fail if it did."""
-    result = subprocess.run(
-        command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr[-2000:] or result.stdout[-2000:]
-    return result.stdout
+    @override
+    def sessions(self, day: date) -> list[Row]:
+        rows = []
+        for session in super().sessions(day):
+            n = session["session_id"] % 100_000  # its number in the day
+            row = {**session, "webcam_s": 0.5 + n, "agent_name": NAMES[n % len(NAMES)]}
+            if n % 3 == 0:
+                row |= {"rating": 4.5, "webcam_s": "unknown"}  # both are in `extra`
+            if n % 4 == 0:
+                row["session_id"] = session["session_id"] + 2**53 + 1  # no double holds it
+            rows.append(row)
+        return rows
 
 
 @cache
-def interpreters() -> dict[str, str]:
-    """Return the interpreters on this machine, by minor version."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    path = os.pathsep.join([os.environ["PATH"], *map(str, sorted(pyenv.glob("3*/bin")))])
-    listed = subprocess.run(
-        [find_uv_bin(), "python", "list", "--only-installed", "--output-format=json"],
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    found: dict[str, str] = {}
-    for python in json.loads(listed):
-        if python["implementation"] == "cpython":
-            found.setdefault("{major}.{minor}".format(**python["version_parts"]), python["path"])
-    return found
+def looks(mode: str, settings: str = "{}") -> tuple[Output, Output]:
+    """Return a first run of the tap, and one a day later with its state.
 
-
-def install(target: Target, folder: Path) -> tuple[Path, str, str]:
-    """Install a target into an environment of its own.
-
-    Returns:
-        The folder of its commands, its version, and the minor version of Python.
-
-    Raises:
-        Unavailable: No interpreter for it is on this machine.
+    Between them a user was removed and one promoted, a running session ended, and an open demo
+    request was taken.
     """
-    python = next((p for p in target.pythons if p in interpreters()), None)
-    if python is None:
-        raise Unavailable(f"{target.name} needs Python {' or '.join(target.pythons)}")
-    venv = folder / f"venv-{target.name}"
-    if not venv.exists():
-        folder.mkdir(exist_ok=True)
-        call(find_uv_bin(), "venv", "--python", interpreters()[python], venv, cwd=folder)
-        call(find_uv_bin(), "pip", "install", "--python", venv, *target.requirements, cwd=folder)
-    listed = call(find_uv_bin(), "pip", "list", "--python", venv, "--format", "json", cwd=folder)
-    versions = {package["name"]: package["version"] for package in json.loads(listed)}
-    return venv / "bin", versions[target.name], python
+    account = HardAccount(agents=4, sessions_per_day=40, days=6, fixed_now=FIRST)
+    flat = {"flattening_enabled": True, "flattening_max_depth": 1} if mode == "flat" else {}
+    with Sandbox(account).running() as sandbox:
+        config = config_for(sandbox, custom_questions=["team-size"], **flat, **json.loads(settings))
+        del config["end_date"]
+        first = sync(config, clock=FakeClock(FIRST))
+        account.fixed_now = FIRST + timedelta(days=1)
+        del account.users["agent1@example.com"]
+        account.users["agent2@example.com"]["privilege"] = "admin"
+        second = sync(config, state=first.state, clock=FakeClock(account.fixed_now))
+    for message in second.messages:
+        if "version" in message:  # the SDK's are the seconds of the clock on the wall
+            message["version"] += 86_400
+    second = Output([json.dumps(message) for message in second.messages])
+    for stream, name in (("usage_sessions", "session_ended"), ("demo_requests", "handled_by")):
+        was = {row["id"]: row[name] for row in first.records[stream]}
+        changed = [row for row in second.records[stream] if was.get(row["id"], row) != row[name]]
+        assert any(row["id"] in was for row in changed), f"nothing changed in {stream}"
+    return first, second
 
 
-def load(target: Target, commands: Path, look: Look, place: Place) -> None:
-    """Pipe a look into a target."""
-    config = place.folder / "config.json"
-    config.write_text(json.dumps(target.config(place)))
-    text = "".join(f"{line}\n" for line in look.lines)
-    printed = call(commands / target.executable, "--config", config, cwd=place.folder, stdin=text)
-    with (place.folder / "output").open("a") as output:
-        output.write(printed)
+def schemas(look: Output) -> dict[str, Row]:
+    """Return the SCHEMA messages of a run, by stream."""
+    return {m["stream"]: m for m in look.messages if m["type"] == "SCHEMA"}
 
 
-def try_target(target: Target, venvs: Path, places: Mapping[str, Place]) -> Outcome:
-    """Load both looks into a target, in each mode into a place of its own, and compare."""
-    commands, version, python = install(target, venvs)
-    wrong: dict[str, str | None] = {}
-    for mode, place in places.items():
-        first, second = looks(flat=mode == "flat")
-        wrong[mode] = None
-        try:
-            load(target, commands, first, place)
-            compare(target, target.read(place), first.rows, first)
-            load(target, commands, second, place)
-            compare(target, target.read(place), after_second(target, first, second), second)
-        except AssertionError as error:
-            wrong[mode] = str(error)
-    return Outcome(target, version, python, wrong)
+# --- the target's side ---------------------------------------------------------------------------
 
 
-def after_second(target: Target, first: Look, second: Look) -> Tables:
-    """Return what a target has to hold after both looks."""
-    if target.second == "appends":
-        return {stream: [*rows, *second.rows[stream]] for stream, rows in first.rows.items()}
-    if target.second == "replaces":
-        return second.rows
-    tables = {}
-    for stream, keys in first.keys.items():
-        rows = {
-            tuple(row[key] for key in keys): row
-            for row in (*first.rows[stream], *second.rows[stream])
-        }
-        tables[stream] = list(rows.values())
-    if target.removed == "deleted":
-        tables["users"] = [row for row in tables["users"] if row["email"] != REMOVED]
-    return tables
+def try_target(target: Target, mode: str, venvs: Path, folder: Path) -> None:
+    """Load both runs into a target, and compare after each; fail with the first difference."""
+    commands, *_ = install(target.name, venvs, target.needs, target.pythons)
+    both = looks(mode, json.dumps(target.settings))
+    converter = ("python", "-W", "ignore", "-c", target.converts + CONVERTER)
+    name, *arguments = target.command or converter
+    serve = getattr(servers, target.server) if target.server else lambda *_: nullcontext("")
+    with serve(folder, commands) as url:
+        names: Row = {"folder": folder, "url": url, "rest": url.partition(":")[2]}
+        names["host"] = "".join(parse_qs(urlsplit(url).query).get("host", []))
+        for load, look in enumerate(both, start=1):
+            config = folder / "config.json"
+            settings = json.dumps(target.config)
+            for key, value in {**names, "load": load}.items():
+                settings = settings.replace(f"{{{key}}}", str(value))
+            config.write_text(settings)
+            text = "\n".join([*look.lines, ""])
+            printed = call(commands / name, *arguments, "--config", config, cwd=folder, stdin=text)
+            with (folder / "output").open("a") as output:
+                output.write(printed)
+            read = getattr(readers, f"from_{target.read}")
+            compare(target, {name: read(url or folder, name) for name in STREAMS}, *both[:load])
 
 
 # --- comparing -----------------------------------------------------------------------------------
 
 
-def compare(target: Target, found: Tables, expected: Tables, look: Look) -> None:
+def expected(target: Target, stream: str, *loads: Output) -> list[Row]:
+    """Return the rows that a target has to hold after some loads."""
+    if target.second == "replaces":
+        return loads[-1].records[stream]
+    rows = [row for load in loads for row in load.records[stream]]
+    if target.second == "upserts":
+        keys = schemas(loads[-1])[stream]["key_properties"]
+        rows = list({tuple(row[key] for key in keys): row for row in rows}.values())
+    if stream == "users" and target.removed == "deleted":
+        current = [row["email"] for row in loads[-1].records["users"]]
+        rows = [row for row in rows if row["email"] in current]
+    return rows
+
+
+def compare(target: Target, found: Mapping[str, list[Row]], *loads: Output) -> None:
     """Fail with the first difference between what was loaded and what was to be."""
-    for stream, rows in expected.items():
-        schema = look.schemas[stream]
-        kinds = {name: kind_of(field) for name, field in schema.items()}
-        columns = {name: target.column(name) for name in schema}
-        held = found.get(stream, [])
-        if stream == "users":
-            check_marks(target, held, {row["email"] for row in look.rows["users"]})
+    for stream, message in schemas(loads[-1]).items():
+        rows, held = expected(target, stream, *loads), found.get(stream, [])
         assert len(held) == len(rows), f"{stream}: {len(held)} rows where {len(rows)} were sent"
-        names = {name for row in held for name in row if not name.startswith(target.added)}
-        assert names == set(columns.values()), (
-            f"{stream}: columns {sorted(names ^ set(columns.values()))[:3]} lost or added"
-        )
-        check_types(target, stream, held, {columns[name]: kind for name, kind in kinds.items()})
-        sent = [{n: canonical(target, kinds[n], row[n]) for n in schema} for row in rows]
-        read = [{n: canonical(target, kinds[n], row[columns[n]]) for n in schema} for row in held]
-        for was, row in zip(in_order(sent), in_order(read), strict=True):
-            for name in schema:
-                assert was[name] == row[name], (
-                    f"{stream}.{name}: {was[name]!r} became {row[name]!r}"
-                )
-
-
-def check_marks(target: Target, held: list[Row], current: set[str]) -> None:
-    """Check which users are marked as deleted."""
-    if target.removed != "marked":
-        return
-    unmarked = {row["email"] for row in held if row["_sdc_deleted_at"] is None}
-    assert unmarked == current, f"users: {sorted(unmarked ^ current)} marked, or not"
-
-
-def check_types(target: Target, stream: str, held: list[Row], kinds: Mapping[str, str]) -> None:
-    """Check that values are read back as what the target's columns are for."""
-    for column, kind in kinds.items():
-        if expected := target.types.get(kind):
-            for row in held:
-                value = row[column]
-                assert value is None or isinstance(value, expected), (
-                    f"{stream}.{column}: {kind} became a {type(value).__name__}"
-                )
-
-
-def kind_of(schema: Row) -> str:
-    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    if schema.get("format") == "date-time":
-        return "timestamp"
-    return str(next(name for name in types if name != "null"))
+        kinds = {name: kind_of(s) for name, s in message["schema"]["properties"].items()}
+        columns = {COLUMNS[target.column](name): name for name in kinds}
+        names = {n for row in held for n in row if not n.startswith(tuple(target.added))}
+        wrong = sorted(names ^ set(columns))
+        assert not wrong, f"{stream}: columns {wrong[:3]} lost or added"
+        if stream == "users" and target.removed == "marked":
+            unmarked = {row["email"] for row in held if row["_sdc_deleted_at"] is None}
+            current = {row["email"] for row in loads[-1].records["users"]}
+            assert unmarked == current, f"users: {sorted(unmarked ^ current)} marked, or not"
+        for column, name in columns.items():
+            allowed = TYPES[target.types].get(kinds[name], object)
+            for value in (row[column] for row in held):
+                wrong_type = f"{stream}.{name}: {kinds[name]} became a {type(value).__name__}"
+                assert value is None or isinstance(value, allowed), wrong_type
+        form = partial(canonical, target)
+        sent = [{name: form(kinds[name], row[name]) for name in kinds} for row in rows]
+        read = [{n: form(kinds[n], row[column]) for column, n in columns.items()} for row in held]
+        for was, is_now in zip(in_order(sent), in_order(read), strict=True):
+            for name, value in was.items():
+                assert value == is_now[name], f"{stream}.{name}: {value!r} became {is_now[name]!r}"
 
 
 def in_order(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True, default=str))
 
 
+def kind_of(schema: Row) -> str:
+    if schema.get("format") == "date-time":
+        return "timestamp"
+    return next(kind for kind in (*JSON, "object", "array") if kind in schema["type"])
+
+
+#: What null becomes in a target that has none.
+ZEROS = {"integer": 0, "number": 0.0, "boolean": False, "timestamp": None}
+
+
 def canonical(target: Target, kind: str, value: Any) -> Any:  # noqa: PLR0911 - a case a line
     """Return a value in one form, from whatever form a target gives it."""
+    if value is None and "null" in target.loses:
+        return ZEROS.get(kind, "")
     if value is None or (value == "" and "empty" in target.loses):
         return None
     if kind in {"object", "array"} or (isinstance(value, str) and value[:1] in {"{", "["}):
         return document(value)
     if kind == "boolean":
         return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
-    if kind == "integer":
-        return int(float(value)) if isinstance(value, str) and "." in value else int(value)
-    if kind == "number":
-        return float(value)
+    if kind in {"integer", "number"}:
+        return int(value) if kind == "integer" and "." not in str(value) else float(value)
     if kind == "timestamp":
-        return timestamp(value, 4 if "microseconds" in target.loses else 6)
+        decimals = {"fractions": 0, "microseconds": 4}
+        return timestamp(value, min((decimals.get(lost, 6) for lost in target.loses), default=6))
     text = str(value)
-    if "control" in target.loses:
-        for character, escape in (("\n", "\\n"), ("\t", "\\t")):
-            text = text.replace(escape, character)
-    return text
+    return text.replace("\\n", "\n").replace("\\t", "\t") if "control" in target.loses else text
 
 
 def document(value: Any) -> Any:
     """Return an object or a list, also from JSON, or from what Python prints of it."""
-    if isinstance(value, str):
-        with suppress(ValueError):
-            value = json.loads(value)
-    if isinstance(value, str):
-        with suppress(ValueError, SyntaxError):
-            value = ast.literal_eval(value)
+    for parse in (json.loads, ast.literal_eval):
+        if isinstance(value, str):
+            with suppress(ValueError, SyntaxError):
+                value = parse(value)
     if isinstance(value, list):
-        value = [
-            document(item) if isinstance(item, str) and item[:1] == "{" else item for item in value
-        ]
+        return [document(v) if isinstance(v, str) and v[:1] == "{" else v for v in value]
     return value
 
 
 def timestamp(value: Any, decimals: int) -> str:
-    moment = (
-        value
-        if isinstance(value, datetime)
-        else datetime.fromisoformat(str(value).replace("Z", "+00:00"))
-    )
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    text = moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")
-    return text[: len("2026-08-30T20:00:30.") + decimals]
+    text = value.isoformat() if isinstance(value, datetime) else str(value).replace("Z", "+00:00")
+    moment = datetime.fromisoformat(text)
+    moment = moment.replace(tzinfo=moment.tzinfo or timezone.utc).astimezone(timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[: len("2026-08-30T20:00:30.") + decimals]

@@ -6,32 +6,24 @@ import copy
 from typing import TYPE_CHECKING
 
 import pytest
-from uv import find_uv_bin
 
-from tests.targets.harness import (
-    Place,
-    Target,
-    Unavailable,
-    after_second,
-    call,
-    compare,
-    install,
-    load,
-)
-from tests.targets.looks import looks
-from tests.targets.targets import QUICK, TARGETS
+from tests.targets.harness import TARGETS, Target, compare, looks, try_target
+from tests.targets.servers import Unavailable, call, install
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support import Row
 
+pytestmark = pytest.mark.slow
+
 CASES = [
     pytest.param(target, mode, id=f"{target.name}-{mode}")
     for target in TARGETS
-    if target.name in QUICK
+    if target.quick
     for mode in target.modes
 ]
+JSONL = next(target for target in TARGETS if target.name == "target-jsonl")
 
 
 @pytest.fixture(scope="session")
@@ -41,29 +33,20 @@ def venvs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("target", "mode"), CASES)
 def test_a_target_holds_what_the_tap_sent(
-    target: Target, mode: str, venvs: Path, tmp_path: Path, postgres: str
+    target: Target, mode: str, venvs: Path, tmp_path: Path
 ) -> None:
     try:
-        commands, _, _ = install(target, venvs)
+        try_target(target, mode, venvs, tmp_path)
     except Unavailable as error:
         pytest.skip(str(error))
-    place = Place(tmp_path, postgres)
-    first, second = looks(flat=mode == "flat")
-    load(target, commands, first, place)
-    compare(target, target.read(place), first.rows, first)
-    load(target, commands, second, place)
-    compare(target, target.read(place), after_second(target, first, second), second)
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_the_output_passes_singer_check_tap(flat: bool, venvs: Path, tmp_path: Path) -> None:  # noqa: FBT001
-    venv = venvs / "singer-tools"
-    if not venv.exists():
-        call(find_uv_bin(), "venv", venv, cwd=venvs)
-        call(find_uv_bin(), "pip", "install", "--python", venv, "singer-tools", cwd=venvs)
-    for look in looks(flat=flat):
-        text = "\n".join(look.lines) + "\n"
-        printed = call(venv / "bin" / "singer-check-tap", cwd=tmp_path, stdin=text)
+@pytest.mark.parametrize("mode", ["plain", "flat"])
+def test_the_output_passes_singer_check_tap(mode: str, venvs: Path, tmp_path: Path) -> None:
+    commands, *_ = install("singer-tools", venvs)
+    for look in looks(mode):
+        text = "\n".join([*look.lines, ""])
+        printed = call(commands / "singer-check-tap", cwd=tmp_path, stdin=text)
         assert "The output is valid" in printed
 
 
@@ -79,24 +62,22 @@ def test_the_output_passes_singer_check_tap(flat: bool, venvs: Path, tmp_path: P
     ],
 )
 def test_the_harness_sees_a_value_that_was_changed(stream: str, field: str, value: object) -> None:
-    target = next(target for target in TARGETS if target.name == "target-jsonl")
-    look, _ = looks(flat=False)
-    tables: dict[str, list[Row]] = copy.deepcopy(dict(look.rows))
-    compare(target, tables, look.rows, look)
+    look, _ = looks("plain")
+    tables: dict[str, list[Row]] = copy.deepcopy(dict(look.records))
+    compare(JSONL, tables, look)
     tables[stream][3][field] = value
     with pytest.raises(AssertionError, match=stream):
-        compare(target, tables, look.rows, look)
+        compare(JSONL, tables, look)
 
 
 def test_the_harness_sees_rows_and_columns_that_are_lost() -> None:
-    target = next(target for target in TARGETS if target.name == "target-jsonl")
-    look, _ = looks(flat=False)
-    tables: dict[str, list[Row]] = copy.deepcopy(dict(look.rows))
+    look, _ = looks("plain")
+    tables: dict[str, list[Row]] = copy.deepcopy(dict(look.records))
     first = tables["usage_sessions"].pop(0)
     with pytest.raises(AssertionError, match=r"usage_sessions: .* rows where"):
-        compare(target, tables, look.rows, look)
+        compare(JSONL, tables, look)
     tables["usage_sessions"].insert(0, first)
     for row in tables["usage_sessions"]:
         del row["log"]
     with pytest.raises(AssertionError, match="lost or added"):
-        compare(target, tables, look.rows, look)
+        compare(JSONL, tables, look)
