@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import itertools
 import random
+import re
 import socket
 import struct
 import threading
@@ -12,7 +13,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "odd-keys": {"prospect_info": {"prospect-PLAN": "Pro", "prospect-website": ""}},
     "error-text": {"error_body": b"Something went wrong"},
     "error-html": {"error_body": b"<html><body>502 Bad Gateway</body></html>"},
-    "error-json": {"error_body": b'{"error": "made up"}'},
 }
 
 
@@ -377,18 +377,38 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: `Sandbox.requests` has the requests."""
 
 
+def _moment(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
+    try:
+        return parse_timestamp(text) if text else None
+    except ValueError:
+        raise click.BadParameter("write it as 2026-09-01T15:20:00Z.") from None
+
+
+def _faults(_: click.Context, __: click.Parameter, faults: tuple[str, ...]) -> tuple[str, ...]:
+    for fault in faults:
+        if not re.fullmatch(r"\d{3}(:\d+)?|reset|truncate|html|slow:[\d.]+|redirect:.+", fault):
+            raise click.BadParameter(f"there is no fault {fault}.")
+    return faults
+
+
+_COUNT = click.IntRange(1, 10_000)
+
+
 @click.command()
-@click.option("--port", default=8765, show_default=True, help="Port here; 0 for a free one.")
+@click.option("--port", default=8765, type=click.IntRange(0, 65_535), help="0 for a free one.")
 @click.option("--seed", default=6, show_default=True, help="Another seed is another account.")
-@click.option("--agents", default=8, show_default=True, help="How many agents present.")
-@click.option("--sessions-per-day", default=30, show_default=True, help="On a working day.")
-@click.option("--days", default=60, show_default=True, help="Days of history.")
-@click.option("--now", help="Look at the account at this moment. [default: the clock's]")
+@click.option("--agents", default=8, type=_COUNT, help="How many agents present. [default: 8]")
+@click.option("--sessions-per-day", default=30, type=_COUNT, help="Of a working day. [default: 30]")
+@click.option("--days", default=60, type=_COUNT, help="Days of history. [default: 60]")
+@click.option(
+    "--now", callback=_moment, help="Look at the account then. [default: the clock's now]"
+)
 @click.option("--latency", default=0.0, help="Seconds that each answer takes.")
 @click.option(
     "--fault",
     "faults",
     multiple=True,
+    callback=_faults,
     help="Fail: a status such as 503, or 429:7 with a Retry-After; reset, truncate, html, slow:2 "
     "(seconds), redirect:URL. Several take turns.",
 )
@@ -410,7 +430,7 @@ class _Handler(BaseHTTPRequestHandler):
 def serve(  # noqa: PLR0913 - one an option
     *,
     port: int,
-    now: str | None,
+    now: datetime | None,
     faults: tuple[str, ...],
     fault_every: int,
     latency: float,
@@ -422,7 +442,6 @@ def serve(  # noqa: PLR0913 - one an option
     **account: int,
 ) -> None:
     """Serve a CrankWheel account of made-up data, to try the tap or to develop against."""
-    moment = parse_timestamp(now).astimezone(timezone.utc) if now else None
     # A list, since threads share it, and a generator does not take two calls at a time.
     turns = [turn for fault in faults for turn in (*[None] * (fault_every - 1), fault)]
     likely = {k: v for name in variants for k, v in VARIANTS[name].items()}
@@ -436,15 +455,15 @@ def serve(  # noqa: PLR0913 - one an option
         faults=itertools.cycle(turns),
     )
     try:
-        sandbox = Sandbox(Account(**account, fixed_now=moment), behaviour, port=port)
+        sandbox = Sandbox(Account(**account, fixed_now=now), behaviour, port=port)
     except OSError as error:
         msg = f"port {port} cannot be had ({error.strerror}): choose another with --port."
         raise click.ClickException(msg) from None
     click.echo(f"export TAP_CRANKWHEEL_API_URL={sandbox.url}")
     click.echo(f"export TAP_CRANKWHEEL_API_KEY={API_KEY}")
-    if moment:  # or the tap would read up to the clock's now
+    if now:  # or the tap would read up to the clock's now
         click.echo(f"export TAP_CRANKWHEEL_START_DATE={sandbox.account.start:%Y-%m-%dT%H:%M:%SZ}")
-        click.echo(f"export TAP_CRANKWHEEL_END_DATE={moment:%Y-%m-%dT%H:%M:%SZ}")
+        click.echo(f"export TAP_CRANKWHEEL_END_DATE={now:%Y-%m-%dT%H:%M:%SZ}")
     click.echo("\nServing until Ctrl+C. Paste these lines into another terminal, and try there,")
     click.echo("in a clone with uv run before each,")
     click.echo("  meltano invoke tap-crankwheel --test")
