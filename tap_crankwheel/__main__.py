@@ -8,7 +8,7 @@ import sys
 
 
 def main() -> None:
-    """Run the tap; end with one line also on Ctrl-C, and on a level that is none."""
+    """Run the tap; end with one line on Ctrl-C or an invalid log level."""
     for variable in ("TAP_CRANKWHEEL_LOGLEVEL", "LOGLEVEL"):
         level = os.environ.get(variable, "").upper()
         if level and not isinstance(logging.getLevelName(level), int):

@@ -1,4 +1,4 @@
-"""The base classes of streams: how the API is asked, and how a history is read."""
+"""The base classes of streams: how the API is called, and how a history is read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import urllib3
 from singer_sdk import RESTStream, metrics
 from singer_sdk.exceptions import RetriableAPIError
 from singer_sdk.helpers.conform import TypeConformanceLevel
-from singer_sdk.singerlib import Metadata
+from singer_sdk.singerlib import Metadata, Schema
 from typing_extensions import override
 
 from tap_crankwheel import payloads, windows
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How far back the API itself goes when it is asked without a range (docs).
+#: How far back the API goes when a request has no range (docs).
 DEFAULT_HISTORY = timedelta(days=28)
 #: Where windows are cut, so that none hides that a server ignores ranges by reaching into what it
 #: answers with then.
@@ -70,7 +70,7 @@ CHUNK = 2**20  # bytes; `Response.content` reads 10 KB at a time, and threads wo
 #: How the API names its fields; a name of another form may be a person's.
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
-#: What OpenSSL makes of an answer that is not TLS.
+#: How OpenSSL reports a response that is not TLS.
 _NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 _ADVICE = {
     400: "it refuses the request: if its range lies too far back, set a later start_date",
@@ -78,7 +78,7 @@ _ADVICE = {
     403: "the key may not read this: use a key that an administrator made",
     404: "there is no such address: check api_url",
 }
-_REFUSES_RANGE = {400, 413, 422}  # a shorter one may be answered
+_REFUSES_RANGE = {400, 413, 422}  # a shorter one may succeed
 _NO_ACCESS = {403: NoAccessError, 404: NotFoundError}
 
 
@@ -103,7 +103,7 @@ class Shared:
     _paused_until: float = 0.0
 
     def pause(self, seconds: float) -> bool:
-        """Let no request begin for some seconds; return whether the pause begins with that."""
+        """Hold all requests for some seconds; return whether this starts a new pause."""
         now: float = self.clock.monotonic()
         begins = now >= self._paused_until
         self._paused_until = max(self._paused_until, now + seconds)
@@ -197,7 +197,7 @@ class CrankWheelStream(RESTStream[Window]):
         return min(timeout, MAX_TEST_TIMEOUT) if self.testing else timeout
 
     def halves(self, window: Window | None) -> list[Window]:
-        """Return what to request where the API refuses a window: of an hour or less, nothing."""
+        """Return the halves of a window that the API refused; none if an hour or less."""
         return [] if window is None or self.testing else windows.halve(window)
 
     def get(self, window: Window | None = None) -> Page:
@@ -207,8 +207,8 @@ class CrankWheelStream(RESTStream[Window]):
             window: The range to request.
 
         Raises:
-            RangeRefusedError: The API does not answer for this range, but may for a shorter one.
-            CrankWheelError: The API does not answer, or refuses to.
+            RangeRefusedError: The API refuses this range, but may accept a shorter one.
+            CrankWheelError: The API does not respond, or refuses.
         """
         name = self._request_name(window)
         try:
@@ -244,7 +244,7 @@ class CrankWheelStream(RESTStream[Window]):
                 if refused.status_code == HTTPStatus.GATEWAY_TIMEOUT:
                     raise self._too_slow(str(error), window) from None
                 asked = refused.headers.get("Retry-After", "")
-                wait = float(asked) if asked.isdecimal() else UNSTATED_WAIT
+                wait = max(float(asked), 1.0) if asked.isdecimal() else UNSTATED_WAIT
                 waited += wait
                 if self.testing or waited > MAX_WAIT:
                     raise CrankWheelError(f"{error}.") from None
@@ -284,9 +284,9 @@ class CrankWheelStream(RESTStream[Window]):
 
         Raises:
             RetriableAPIError: Another attempt may succeed.
-            RangeRefusedError: The API may answer for a shorter range.
+            RangeRefusedError: The API may accept a shorter range.
             NoAccessError: The key may not read the path, or the account does not have it.
-            CrankWheelError: Nothing of that.
+            CrankWheelError: Any other error.
         """
         status = response.status_code
         if status == HTTPStatus.OK:
@@ -393,24 +393,26 @@ class CrankWheelStream(RESTStream[Window]):
 
     @override
     def apply_catalog(self, catalog: Catalog) -> None:
-        """Take the selection from a catalog. Keys, names and what there is are the stream's own."""
+        """Take the selection from a catalog. Keys, names and fields are the stream's own."""
         keys, own = self.primary_keys, self.replication_key
-        super().apply_catalog(catalog)
-        if self.replication_key not in {None, own}:
-            raise CrankWheelError(
-                f"--catalog: {self.name} cannot be replicated by {self.replication_key}; its "
-                f"replication key is {own}."
-            )
-        self.primary_keys, self.replication_key = keys, own  # also where the catalog names none
         if entry := catalog.get_stream(self.name):
-            entry.key_properties = [*keys]
             if entry.stream not in {None, self.name}:
-                raise CrankWheelError(
-                    f"--catalog: {self.name} is called {entry.stream} in it. A stream map can "
-                    "rename a stream (__alias__)."
-                )
+                raise CrankWheelError(f"--catalog renames {self.name}: use a stream map.")
+            if not entry.metadata:  # then everything is selected
+                entry.metadata.root.selected = True
+            entry.key_properties = [*keys]
+            given = entry.schema.properties or {}
+            for key in filter(None, (*keys, own)):
+                given[key] = Schema.from_dict(self.schema["properties"][key])
+                entry.metadata["properties", key].inclusion = Metadata.InclusionType.AUTOMATIC
             for breadcrumb in _taken_out(self.schema, entry.schema.to_dict()):
                 entry.metadata[breadcrumb] = Metadata(selected=False)
+        super().apply_catalog(catalog)
+        if (by := self.replication_key) not in {None, own}:
+            raise CrankWheelError(f"--catalog: {self.name} cannot be replicated by {by}.")
+        self.primary_keys, self.replication_key = keys, own  # also where the catalog names none
+        if own is None:
+            self.forced_replication_method = None
 
     @override
     def get_batch_config(self, config: Mapping[str, Any]) -> None:
@@ -499,23 +501,22 @@ class WindowedStream(CrankWheelStream):
         """Yield the items of a response, unless the server ignored the range.
 
         It answers with the last 28 days then, and status 200 (a guess from the docs). No way of
-        selecting brings more than half of the items from later than a day after the range. One odd
-        item is no sign of it.
+        selecting brings more than half of the items from later than two days after the range. An
+        item of the future is odd, but no sign of it.
 
         Raises:
             CrankWheelError: The server ignored the range.
         """
         end = page.window.end if page.window else self.now
-        latest = format_timestamp(end + timedelta(days=1))
+        recent, now = map(format_timestamp, (end + timedelta(days=2), self.now))
         late = count = 0
         for row in self.parse(page.payload, self.parse_item):
-            late += row[self.item_start] > latest
+            late += recent < row[self.item_start] <= now
             count += 1
             yield row
-        self._late += late if late * 2 > count else 0
-        if self._late > 1:
+        if late * 2 > count:
             raise CrankWheelError(
-                f"{self._request_name(page.window)}: {late} of {count} items are of a later time. "
+                f"{self._request_name(page.window)}: {late} of {count} items are after the range. "
                 "The server ignores the range, perhaps since something on the way drops the query "
                 "parameters: check api_url."
             )
@@ -555,7 +556,6 @@ class WindowedStream(CrankWheelStream):
         # The SDK notes the records of an unsorted stream in these markers, and makes a bookmark of
         # them at the end of the stream. If they are there, it logs no warning; empty, no bookmark.
         self.stream_state["progress_markers"] = {}
-        self._late = 0
         yield from super().get_records(context)
         self.stream_state["progress_markers"] = {}
 
@@ -578,7 +578,7 @@ class WindowedStream(CrankWheelStream):
 def read_ahead(
     fetch: Callable[[Window], T], wanted: list[Window], limit: int
 ) -> Iterator[tuple[Window, T]]:
-    """Fetch windows in threads, and yield what came in their order.
+    """Fetch windows in threads, and yield the results in order.
 
     Args:
         fetch: Fetches a window, in a thread of its own.
@@ -610,7 +610,7 @@ def _start(fetch: Callable[[Window], T], window: Window) -> Future[T]:
 
 
 def loggable_names(names: Iterable[str]) -> Iterable[str]:
-    """Return names, but for those that may be a person's and not a field's."""
+    """Return names, masking those that may be a person's, not a field's."""
     return (name if _FIELD_NAME.fullmatch(name) else "…" for name in names)
 
 
@@ -620,7 +620,7 @@ def _taken_out(schema: Row, given: Row, place: tuple[str, ...] = ()) -> Iterator
         breadcrumb = (*place, "properties", name)
         if name not in given["properties"]:
             yield breadcrumb
-        elif "properties" in own:
+        elif "properties" in own and "properties" in given["properties"][name]:
             yield from _taken_out(own, given["properties"][name], breadcrumb)
 
 

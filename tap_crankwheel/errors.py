@@ -1,4 +1,4 @@
-"""Every error of the tap's own."""
+"""All errors of the tap."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CrankWheelError(click.ClickException):
 
 
 class RangeRefusedError(CrankWheelError):
-    """The API does not answer for a range of time, but may answer for a shorter one."""
+    """The API refuses a range of time, but may accept a shorter one."""
 
 
 class NoAccessError(CrankWheelError):

@@ -88,7 +88,7 @@ def only_list(payload: Payload) -> list[msgspec.Raw]:
 
 
 def envelope(payload: Payload) -> Row:
-    """Return what an object holds beside `sessions`.
+    """Return an object's fields except `sessions`.
 
     Raises:
         InvalidPayloadError: It is not an object.

@@ -144,7 +144,7 @@ def _parser(schema: Mapping[str, Any]) -> Parse:
 
 
 def _list_parser(parse_item: Parse) -> Parse:
-    """Return what accepts a list whose items are null or fit a type; it is all or nothing."""
+    """Return a parser of lists whose items are all null or fit a type."""
 
     def parse(value: object) -> object:
         if type(value) is not list:

@@ -1,4 +1,4 @@
-"""Settings: what they may be, and what one run makes of them."""
+"""Settings: their JSON schema, and how a run parses them."""
 
 from __future__ import annotations
 

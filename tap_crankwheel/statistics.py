@@ -1,4 +1,4 @@
-"""Statistics: what sessions add up to. Everything here is pure."""
+"""Statistics: totals of sessions. Everything here is pure."""
 
 from __future__ import annotations
 

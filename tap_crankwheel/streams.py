@@ -92,7 +92,7 @@ class UsageStream(WindowedStream):
             self.shared.decided = fits is not None  # without any session, another stream decides
             if fits is False:
                 self.shared.usage_endpoint = "usage_new"
-                self.logger.info("/usage is missing or has another form: reading /usage_new.")
+                self.logger.warning("/usage has no usable sessions: reading /usage_new.")
                 reading, held = super().read(wanted), []
         yield from chain(held, reading)
 
@@ -206,7 +206,8 @@ class PeriodStream(WindowedStream):
         cut = self.now - RECENT
         if self.settings.stats_period == "month" and window.start < cut < window.end:
             with suppress(InvalidPayloadError):  # which the whole month will tell
-                deque(self.items(self.get(Window(window.start, cut))), maxlen=0)
+                pages = super().fetch(Window(window.start, cut))
+                deque(chain.from_iterable(map(self.items, pages)), maxlen=0)
         return super().fetch(Window(window.start, min(window.end, self.now)))
 
     @override
@@ -226,7 +227,7 @@ class StatsStream(UsageStream, PeriodStream):
 
     @override
     def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
-        """Yield each period with what its response holds beside sessions, and their totals.
+        """Yield each period with the envelope of its response, and its totals.
 
         The API may select sessions by their end. So a period is final once the responses of
         `LONGEST_SESSION` after it were read: without that, a session that runs on over the end of
@@ -296,7 +297,7 @@ class AgentStats(StatsStream):
 
 
 class DemoStats(DemoStream, PeriodStream):
-    """How many demo requests were cancelled."""
+    """How many demo requests were canceled."""
 
     name = "demo_stats"
     margin = timedelta(0)  # a bare count cannot be trimmed to the period

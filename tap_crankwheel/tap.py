@@ -38,6 +38,7 @@ _CAUSES = {
     "an object as JSON.",
     "jsonschema.validators": "stream_maps: a map does not have the form that --about describes.",
     "singer_sdk.helpers._util": "--config, --catalog or --state is not a file of JSON.",
+    "singer_sdk.singerlib.catalog": "--catalog does not have the form that --discover writes.",
     "singer_sdk.helpers._flattening": "flattening_max_key_length is too short: two columns would "
     "have one name. 63 works.",
     "singer_sdk.mapper": "stream_maps: an expression fails for a record ({kind}): perhaps a field "
@@ -128,9 +129,7 @@ class TapCrankWheel(Tap):
                 if name.startswith("__") or any(name in properties for properties in found):
                     continue
                 if value in (None, "__NULL__"):
-                    raise CrankWheelError(
-                        f"stream_maps: {source} has no field {name} to leave out."
-                    )
+                    raise CrankWheelError(f"stream_maps: {source} has no field {name} to remove.")
                 self.logger.info("stream_maps: %s gets a new field %s", source, name)
         super().setup_mapper()
 

@@ -92,7 +92,7 @@ def periods(window: Window, unit: str, zone: pendulum.Timezone) -> Iterator[Wind
     """Yield the calendar periods that a window touches, whole, oldest first.
 
     Args:
-        window: From the moment that the first period holds to the end before which the last starts.
+        window: The first period contains its start; the last one starts before its end.
         unit: One of `PERIODS`. A week starts on Monday.
         zone: The time zone whose midnights and full hours are the boundaries.
 

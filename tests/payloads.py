@@ -17,11 +17,13 @@ from tap_crankwheel.streams import DemoRequests, UsageSessions, Users
 
 Row = dict[str, Any]
 
+SESSION: Row = {"session_id": 11, "email": "ann@example.com", "start_date": "2026-08-30T20:00:30Z"}
 
-SESSION = {"session_id": 11, "email": "ann@example.com", "start_date": "2026-08-30T20:00:30Z"}
 
-
-REQUEST = {"start_ts": "2026-08-30T20:00:30Z", "prospect_info": {"prospect-phone": "+15550001"}}
+REQUEST: Row = {
+    "start_ts": "2026-08-30T20:00:30Z",
+    "prospect_info": {"prospect-phone": "+15550001"},
+}
 
 
 def schema(stream: str) -> Row:
@@ -58,7 +60,7 @@ json_values = st.recursive(
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.sampled_from(
-        [2**63, -(2**63) - 1, 1e300, "12", "1e400", "never", "n/a", "true", "", "nan"],
+        [2**63, -(2**63) - 1, 1e300, "12", "1e400", "never", "n/a", "true", "", "nan"]
     )
     | st.sampled_from(["2026-08-30T20:00:30Z", "9999-12-31T23:59:59-12:00", "0001-01-01"])
     | texts,
@@ -67,30 +69,22 @@ json_values = st.recursive(
 )
 
 
+def _object(fields: Row, needed: Row | None = None) -> st.SearchStrategy[Row]:
+    others = st.dictionaries(texts, json_values, max_size=2)
+    known = st.fixed_dictionaries(needed or {}, optional=fields)
+    return st.tuples(others, known).map(lambda parts: {**parts[0], **parts[1]})
+
+
 def objects(stream: str, **needed: st.SearchStrategy[Any]) -> st.SearchStrategy[Row]:
     """Return objects with the fields of a stream, or some of them, and others, of any type."""
-    properties = schema(stream)["properties"]
-    nested = {
-        name: json_values
-        | st.fixed_dictionaries(
-            {},
-            optional=dict.fromkeys(field["properties"], json_values),
-        ).flatmap(
-            lambda inner: st.dictionaries(texts, json_values, max_size=2).map(
-                lambda more: {**more, **inner},
-            ),
-        )
-        for name, field in properties.items()
+    fields = {
+        name: json_values | _object(dict.fromkeys(field["properties"], json_values))
         if "properties" in field
+        else json_values
+        for name, field in schema(stream)["properties"].items()
+        if name not in needed
     }
-    fields = {**dict.fromkeys(properties, json_values), **nested}
-    return st.tuples(
-        st.dictionaries(texts, json_values, max_size=2),
-        st.fixed_dictionaries(
-            needed,
-            optional={k: v for k, v in fields.items() if k not in needed},
-        ),
-    ).map(lambda parts: {**parts[0], **parts[1]})
+    return _object(fields, needed)
 
 
 starts = st.sampled_from(["2026-08-30T20:00:30Z", 1788120030, "2026-08-30T20:00:30.5+05:30"])
@@ -100,12 +94,9 @@ emails = st.sampled_from(["ann@example.com", "bob@example.com", "", "☃@example
 
 
 def assert_valid(stream: str, row: Row) -> None:
-    validator = jsonschema.Draft7Validator(
-        schema(stream),
-        format_checker=jsonschema.Draft7Validator.FORMAT_CHECKER,
-    )
-    validator.validate(json.loads(msgspec.json.encode(row)))
-    msgspec.json.encode(row).decode()
+    kind = jsonschema.Draft7Validator
+    validator = kind(schema(stream), format_checker=kind.FORMAT_CHECKER)
+    validator.validate(json.loads(msgspec.json.encode(row).decode()))
 
 
 def assert_kept(sent: Row, row: Row, made: tuple[str, ...] = ()) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from typing_extensions import override
 
+from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.sandbox.account import Account
 from tap_crankwheel.sandbox.server import API_KEY, Sandbox
 from tap_crankwheel.tap import TapCrankWheel
@@ -24,6 +25,7 @@ from tap_crankwheel.windows import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 Row = dict[str, Any]
 
@@ -162,12 +164,8 @@ class Output:
 
     @property
     def bookmarks(self) -> dict[str, str]:
-        bookmarks = self.state["bookmarks"]
-        return {
-            stream: bookmark["replication_key_value"]
-            for stream, bookmark in bookmarks.items()
-            if "replication_key_value" in bookmark
-        }
+        key = "replication_key_value"
+        return {name: b[key] for name, b in self.state["bookmarks"].items() if key in b}
 
     @property
     def records(self) -> dict[str, list[Row]]:
@@ -205,9 +203,7 @@ def sync(
     """Run the tap in this process; a run that fails leaves what it wrote in `lines`."""
     with captured(lines) as written:
         tap = TapCrankWheel(
-            config=config,
-            state=json.loads(json.dumps(state or {})),
-            clock=clock or FakeClock(),
+            config=config, state=json.loads(json.dumps(state or {})), clock=clock or FakeClock()
         )
         for name, stream in tap.streams.items():
             stream.selected = name in select
@@ -215,10 +211,26 @@ def sync(
     return Output(written)
 
 
+def failing(config: Row, *select: str, clock: FakeClock | None = None) -> tuple[str, Output]:
+    """Run the tap until it fails; return the one line that says why, and what was written."""
+    lines: list[str] = []
+    with pytest.raises(CrankWheelError) as caught:
+        sync(config, select=select or STREAMS, lines=lines, clock=clock)
+    assert "\n" not in caught.value.message
+    assert API_KEY not in caught.value.message
+    return caught.value.message, Output(lines)
+
+
+def check_events(records: Any, account: Account) -> None:
+    """Check that all sessions, requests and users arrived: none lost, doubled or invented."""
+    assert canonical(records["usage_sessions"]) == canonical(expected_sessions(account))
+    assert canonical(records["demo_requests"], "id") == canonical(expected_requests(account), "id")
+    assert canonical(records["users"]) == canonical(expected_users(account))
+
+
 def days(account: Account) -> list[datetime]:
-    return [
-        account.start + timedelta(days=n) for n in range((account.now - account.start).days + 1)
-    ]
+    count = (account.now - account.start).days + 1
+    return [account.start + timedelta(days=n) for n in range(count)]
 
 
 def all_sessions(account: Account) -> list[Row]:
@@ -246,12 +258,7 @@ def expected_sessions(account: Account) -> list[Row]:
     def expect(session: Row) -> Row:
         viewer_info = dict.fromkeys(VIEWER_INFO) | session.get("viewer_info", {})
         blank = dict.fromkeys(("agent_name", "webcam_s", "log", "extra"))
-        return {
-            **blank,
-            **session,
-            "id": str(session["session_id"]),
-            "viewer_info": viewer_info,
-        }
+        return {**blank, **session, "id": str(session["session_id"]), "viewer_info": viewer_info}
 
     return [expect(session) for session in all_sessions(account)]
 
@@ -318,6 +325,24 @@ def command_line(*arguments: str, tap: type[TapCrankWheel] = QuickTap) -> CliRes
     return CliResult("\n".join(lines), logged, code if isinstance(code, int) else 0)
 
 
+def run(folder: Path, config: object, *arguments: str, **files: object) -> CliResult:
+    """Run the command line in this process, with a file for --config, --state, --catalog."""
+    for option, content in {"config": config, **files}.items():
+        path = folder / f"{option}.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        arguments += (f"--{option}", str(path))
+    return command_line(*arguments)
+
+
+def error_line(result: CliResult) -> str:
+    """Return the one line that a failed run ends with."""
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    (error,) = [line for line in result.stderr.splitlines() if "| ERROR    |" in line]
+    assert result.stderr.splitlines()[-1] == error
+    return error
+
+
 def ranges(sandbox: Sandbox, path: str) -> list[tuple[datetime, datetime]]:
     """Return the ranges that a path was asked for."""
     found = []
@@ -326,23 +351,19 @@ def ranges(sandbox: Sandbox, path: str) -> list[tuple[datetime, datetime]]:
         if url.path.endswith(f"/{path}"):
             params = parse_qs(url.query)
             assert set(params) == {"from", "to"}
-            for value in (params["from"][0], params["to"][0]):
-                assert len(value) == len("2026-08-30T20:00:00Z")
-            found.append((parse_timestamp(params["from"][0]), parse_timestamp(params["to"][0])))
+            start, end = params["from"][0], params["to"][0]
+            assert len(start) == len(end) == len("2026-08-30T20:00:00Z")
+            found.append((parse_timestamp(start), parse_timestamp(end)))
     return found
 
 
 def state_at(**bookmarks: str) -> Row:
-    keys = {
-        "usage_sessions": "start_date",
-        "demo_requests": "start_ts",
-        "account_stats": "period_start",
-        "agent_stats": "period_start",
-        "demo_stats": "period_start",
+    keys = {"usage_sessions": "start_date", "demo_requests": "start_ts"}
+    found = {
+        stream: {
+            "replication_key": keys.get(stream, "period_start"),
+            "replication_key_value": value,
+        }
+        for stream, value in bookmarks.items()
     }
-    return {
-        "bookmarks": {
-            stream: {"replication_key": keys[stream], "replication_key_value": value}
-            for stream, value in bookmarks.items()
-        },
-    }
+    return {"bookmarks": found}

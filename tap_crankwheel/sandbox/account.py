@@ -195,7 +195,7 @@ class Account:
         return request
 
     def canceled(self, day: date) -> list[datetime]:
-        """Return when demo requests were cancelled on a day, UTC."""
+        """Return when demo requests were canceled on a day, UTC."""
         rng = random.Random(f"{self.seed} canceled {day}")
         moments = [_moment(rng, day) for _ in range(rng.randrange(4))]
         return [moment for moment in moments if moment <= self.now]
