@@ -210,6 +210,12 @@ def test_waiting_for_rate_limits_has_a_bound(sandbox: Sandbox, clock: s.FakeCloc
     assert 3000 <= sum(clock.pauses) < 3600
 
 
+def test_each_wait_is_a_second_or_more(sandbox: Sandbox, clock: s.FakeClock) -> None:
+    sandbox.behaviour = Behaviour(faults=iter(["429:0"] * 3))
+    s.sync(s.config_for(sandbox), select=("users",), clock=clock)
+    assert sum(clock.pauses) >= 3
+
+
 def test_a_rate_limit_holds_the_other_requests_back(clock: s.FakeClock) -> None:
     asked: list[float] = []
 
@@ -234,12 +240,14 @@ def test_a_rate_limit_holds_the_other_requests_back(clock: s.FakeClock) -> None:
 def test_a_range_that_is_refused_is_read_in_halves(
     retry_waits: Waits, status: int, select: str
 ) -> None:
+    now = s.NOW + timedelta(days=12)  # 30 days before it, a month is in its midst
     behaviour = Behaviour(range_limit=timedelta(days=9), limit_status=status, select=select)
     whole, halved = Sandbox(s.small_account()), Sandbox(s.small_account(), behaviour)
     settings = {"start_date": "2026-08-01", "stats_period": "month", "window_days": 60}
     with whole.running(), halved.running():
         expected, output = (
-            s.sync(s.config_for(one, **settings)).records for one in (whole, halved)
+            s.sync(s.config_for(one, **settings), clock=s.FakeClock(now)).records
+            for one in (whole, halved)
         )
     for row in expected["account_stats"]:
         row["stats"] = None  # which the API gives for the whole only

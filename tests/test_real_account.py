@@ -83,6 +83,18 @@ def test_without_a_choice_the_endpoint_that_fits_is_read(
     assert caplog.text.count("reading /usage_new") == 1
 
 
+def test_responses_without_sessions_decide_nothing() -> None:
+    quiet = {"replication_key": "period_start", "replication_key_value": "2026-09-16T00:00:00Z"}
+    behaviour = Behaviour(**VARIANTS["other-names"])
+    with Sandbox(s.small_account(), behaviour).running() as sandbox:
+        config = s.config_for(sandbox, start_date="2026-07-01", end_date=None, lookback_days=0)
+        state = {"bookmarks": {"account_stats": quiet}}
+        later = s.FakeClock(NOW + timedelta(days=20))
+        records = s.sync(config, state=state, select=USAGE, clock=later).records
+    expected = s.expected_sessions(sandbox.account)
+    assert s.canonical(records["usage_sessions"]) == s.canonical(expected)
+
+
 def test_an_endpoint_that_fits_or_is_chosen_is_kept_to(sandbox: Sandbox) -> None:
     s.sync(s.config_for(sandbox), select=USAGE)
     assert s.ranges(sandbox, "usage_new") == []

@@ -298,9 +298,14 @@ def test_a_catalog_keeps_the_streams_keys_and_what_it_has_not_is_not_sent(
     catalog = catalog_of(sandbox)
     for entry in catalog["streams"]:
         del entry["key_properties"]
+        entry["replication_method"] = "INCREMENTAL"
         properties = entry["schema"]["properties"]
-        for name in {"agent_name", "privilege", "stats"} & properties.keys():
+        keys = {"id", "start_date", "period_start", "email"}
+        for name in {"agent_name", "privilege", "stats", *keys} & properties.keys():
             del properties[name]
+        for item in entry["metadata"]:
+            if item["breadcrumb"][-1:] in [[key] for key in keys]:
+                item["metadata"] = {"selected": False}
         for name in {"viewer_info"} & properties.keys():
             del properties[name]["properties"]["locations"]
     result = run(files={"catalog": catalog})
@@ -309,6 +314,7 @@ def test_a_catalog_keeps_the_streams_keys_and_what_it_has_not_is_not_sent(
     assert schemas["usage_sessions"]["key_properties"] == ["id", "start_date"]
     assert all(schema["key_properties"] for schema in schemas.values())
     for stream, rows in output.records.items():
+        assert {*schemas[stream]["key_properties"]} <= rows[0].keys()
         assert len(rows) == len(plain[stream])
         declared = schemas[stream]["schema"]["properties"]
         assert all(row.keys() == declared.keys() for row in rows)
