@@ -534,6 +534,9 @@ class WindowedStream(CrankWheelStream):
 
     @override
     def request_records(self, context: Context | None) -> Iterator[Row]:
+        # The SDK notes the records of an unsorted stream in these markers, and makes a bookmark of
+        # them at the end of the stream. If they are there, it logs no warning; empty, no bookmark.
+        self.stream_state["progress_markers"] = {}
         wanted = self.windows(history := self.history())
         if not wanted:
             self.logger.warning("%s: nothing to read: start_date is not before the end.", self.name)
@@ -550,13 +553,6 @@ class WindowedStream(CrankWheelStream):
                 logged = clock.monotonic()
                 done = f"window {number} of {len(wanted)} is done, {window}"
                 self.logger.info("%s: %s", self.name, done)
-
-    @override
-    def get_records(self, context: Context | None) -> Iterator[Record]:
-        # The SDK notes the records of an unsorted stream in these markers, and makes a bookmark of
-        # them at the end of the stream. If they are there, it logs no warning; empty, no bookmark.
-        self.stream_state["progress_markers"] = {}
-        yield from super().get_records(context)
         self.stream_state["progress_markers"] = {}
 
     def _last_bookmark(self) -> str:

@@ -36,6 +36,7 @@ def test_a_run_says_what_it_reads(sandbox: Sandbox, tmp_path: Path) -> None:
         f"demo_stats: reading {asked}, windows: 4",
         f"usage_sessions: reading {asked}, windows: 3",
     ]
+    assert {level.strip() for _, level, *_ in lines} == {"INFO"}
     texts = [text.removeprefix("METRIC: ") for *_, text in lines if "METRIC" in text]
     metrics = [json.loads(text) for text in texts]
     counts = [m["value"] for m in metrics if m["metric"] == "http_request_count"]

@@ -345,6 +345,7 @@ def test_the_test_requests_little_and_says_that_it_passed(sandbox: Sandbox, run:
     assert "ERROR" not in result.stderr
     assert len(sandbox.requests) == len(s.STREAMS) - 1  # agent_stats has what account_stats read
     assert "ACTIVATE_VERSION" not in result.stdout
+    assert s.Output(result.stdout.splitlines()).bookmarks == {}
     result = run("--test=schema")
     assert result.stderr.splitlines()[-1].endswith("Test passed.")
     assert result.stdout.count('"type":"SCHEMA"') == len(s.STREAMS) == len(sandbox.requests) + 1
