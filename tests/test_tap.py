@@ -322,6 +322,11 @@ def test_a_catalog_keeps_the_streams_keys_and_what_it_has_not_is_not_sent(
     assert not any("locations" in row["viewer_info"] for row in output.records["usage_sessions"])
 
 
+def test_a_catalog_of_another_form_is_one_line(run: Run) -> None:
+    result = run(files={"catalog": {"streams": [{}]}})
+    assert "--catalog does not have the form that --discover writes." in s.error_line(result)
+
+
 def test_a_catalog_without_replication_keys_leaves_the_streams_incremental(
     sandbox: Sandbox, run: Run
 ) -> None:
