@@ -15,8 +15,9 @@ import msgspec
 from typing_extensions import override
 
 from tap_crankwheel import payloads
-from tap_crankwheel.client import RECENT, CrankWheelStream, WindowedStream
+from tap_crankwheel.client import CrankWheelStream
 from tap_crankwheel.errors import InvalidPayloadError, NotFoundError
+from tap_crankwheel.history import RECENT, WindowedStream
 from tap_crankwheel.statistics import grand_total, seconds, totals
 from tap_crankwheel.windows import Window, format_timestamp, periods
 

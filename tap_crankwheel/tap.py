@@ -19,8 +19,9 @@ from singer_sdk.exceptions import ConfigurationError, MappingError
 from singer_sdk.helpers.capabilities import PluginCapabilities
 from typing_extensions import override
 
-from tap_crankwheel.client import Shared, WindowedStream
+from tap_crankwheel.client import Shared
 from tap_crankwheel.errors import CrankWheelError
+from tap_crankwheel.history import WindowedStream
 from tap_crankwheel.messages import MessageWriter
 from tap_crankwheel.settings import CONFIG_SCHEMA, Settings, read_settings
 from tap_crankwheel.streams import STREAM_TYPES

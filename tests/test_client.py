@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tap_crankwheel.client import read_ahead
 from tap_crankwheel.errors import CrankWheelError
+from tap_crankwheel.history import read_ahead
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
 from tap_crankwheel.windows import Window
 from tests import support as s
