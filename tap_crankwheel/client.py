@@ -47,13 +47,14 @@ if TYPE_CHECKING:
     from tap_crankwheel.payloads import Payload
     from tap_crankwheel.schemas import Row
     from tap_crankwheel.settings import Settings
+    from tap_crankwheel.statistics import Totals
 
 T = TypeVar("T")
 
 MAX_ATTEMPTS, MAX_TEST_ATTEMPTS = 8, 2
 MAX_TEST_TIMEOUT = 10  # seconds
 MAX_WAIT = 3600.0  # seconds that a request waits for rate limits, in all
-UNSTATED_WAIT = 10.0  # seconds, where a rate limit does not say how long to wait
+DEFAULT_RETRY_AFTER = 10.0  # seconds, where a rate limit does not say how long to wait
 CHUNK = 2**20  # bytes; `Response.content` reads 10 KB at a time, and threads would take turns
 
 #: How the API names its fields; a name of another form may be a person's.
@@ -72,23 +73,22 @@ _NO_ACCESS = {403: NoAccessError, 404: NotFoundError}
 
 
 @dataclass
-class Shared:
+class RunContext:
     """What the streams of a run share.
 
     Attributes:
         settings: The settings.
-        clock: What tells the time and waits, as the module `time` does.
+        clock: The `time` module, or a fake of it.
         usage_endpoint: The endpoint of sessions.
-        decided: Whether that is final; otherwise a response decides.
-        counted: What `account_stats` counted of each period, as compressed JSON, which takes a
-            hundredth of the memory.
+        endpoint_is_final: Whether that is final; otherwise a response decides.
+        period_totals: The totals of agents that `account_stats` counted, by period.
     """
 
     settings: Settings
     clock: Any
     usage_endpoint: str
-    decided: bool
-    counted: dict[Window, bytes] = field(default_factory=dict)
+    endpoint_is_final: bool
+    period_totals: dict[Window, Totals] = field(default_factory=dict)
     _paused_until: float = 0.0
 
     def pause(self, seconds: float) -> bool:
@@ -104,16 +104,14 @@ class Shared:
             self.clock.sleep(left)
 
 
-class Page(NamedTuple):
+class Response(NamedTuple):
     """A response.
 
     Attributes:
-        window: The range that was requested; None for a stream without a history.
         payload: What its body holds.
         seconds: How long it took to begin.
     """
 
-    window: Window | None
     payload: Payload
     seconds: float
 
@@ -123,7 +121,7 @@ class CrankWheelStream(RESTStream[Window]):
 
     Args:
         tap: The tap, whose writer holds ACTIVATE_VERSION messages back.
-        shared: What the streams of a run share.
+        run: What the streams of a run share.
     """
 
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE  # rows are typed where they are parsed
@@ -137,16 +135,16 @@ class CrankWheelStream(RESTStream[Window]):
     #: What to do where the key has no access to the path.
     without_access: ClassVar[str] = ""
 
-    def __init__(self, tap: Tap, shared: Shared) -> None:
-        self.shared = shared
-        self.settings = shared.settings
-        self.now = datetime.fromtimestamp(shared.clock.time(), timezone.utc)
+    def __init__(self, tap: Tap, run: RunContext) -> None:
+        self.run = run
+        self.settings = run.settings
+        self.now = datetime.fromtimestamp(run.clock.time(), timezone.utc)
         schema = self.customize_schema(SCHEMAS.get_schema(self.name), self.settings)
         super().__init__(tap, schema=schema)
         self.state_writer = tap.state_writer
         self.writer = cast("MessageWriter", tap.message_writer)
         self.user_agent = f"{tap.name}/{tap.plugin_version}"
-        self.parse_row = ObjectParser(schema, self.computed)
+        self.row_parser = ObjectParser(schema, self.computed)
         self._objects = [k for k, field in schema["properties"].items() if "properties" in field]
         session = self.requests_session
         session.stream = True
@@ -185,11 +183,11 @@ class CrankWheelStream(RESTStream[Window]):
         timeout = self.settings.request_timeout
         return min(timeout, MAX_TEST_TIMEOUT) if self.testing else timeout
 
-    def halves(self, window: Window | None) -> list[Window]:
+    def shorter_windows(self, window: Window | None) -> list[Window]:
         """Return the halves of a window that the API refused; none if an hour or less."""
         return [] if window is None or self.testing else windows.halve(window)
 
-    def get(self, window: Window | None = None) -> Page:
+    def fetch(self, window: Window | None = None) -> Response:
         """Request the stream's path, retrying transient failures; threads may call it.
 
         Args:
@@ -201,7 +199,7 @@ class CrankWheelStream(RESTStream[Window]):
         """
         name = self._request_name(window)
         try:
-            context = {"usage_endpoint": self.shared.usage_endpoint}
+            context = {"usage_endpoint": self.run.usage_endpoint}
             request = self.prepare_request(context, window)
             return self.request_decorator(self._send)(request, window)
         except RetriableAPIError as error:
@@ -210,18 +208,18 @@ class CrankWheelStream(RESTStream[Window]):
         except CrankWheelError as error:
             raise type(error)(f"{name}: {error.message}") from None
 
-    def _send(self, request: requests.PreparedRequest, window: Window | None) -> Page:
+    def _send(self, request: requests.PreparedRequest, window: Window | None) -> Response:
         """Send a request, again where the API asks to wait, and parse the response's body."""
         waited = 0.0
         while True:
-            self.shared.wait()
+            self.run.wait()
             try:
                 response = self.requests_session.send(
                     request, timeout=self.timeout, allow_redirects=self.allow_redirects
                 )
                 self.validate_response(response)
                 body = b"".join(response.iter_content(CHUNK))
-                return Page(window, payloads.parse(body), response.elapsed.total_seconds())
+                return Response(payloads.parse(body), response.elapsed.total_seconds())
             except InvalidPayloadError as error:
                 raise RetriableAPIError(f"{error}: does api_url point to the API?") from None
             except (OSError, ValueError) as error:  # as the errors of requests are
@@ -233,16 +231,16 @@ class CrankWheelStream(RESTStream[Window]):
                 if refused.status_code == HTTPStatus.GATEWAY_TIMEOUT:
                     raise self._too_slow(str(error), window) from None
                 asked = refused.headers.get("Retry-After", "")
-                wait = max(float(asked), 1.0) if asked.isdecimal() else UNSTATED_WAIT
+                wait = max(float(asked), 1.0) if asked.isdecimal() else DEFAULT_RETRY_AFTER
                 waited += wait
                 if self.testing or waited > MAX_WAIT:
                     raise CrankWheelError(f"{error}.") from None
-                if self.shared.pause(self.backoff_jitter(wait)):
+                if self.run.pause(self.backoff_jitter(wait)):
                     self.logger.warning("%s: %s; waiting %.0f seconds", self.name, error, wait)
 
     def _connection_error(self, error: Exception, window: Window | None) -> Exception:
         """Return what a failed connection means; not in the error's words, which hold the URL."""
-        cause = _root(error)
+        cause = _root_cause(error)
         kind = type(cause).__name__
         host = urlsplit(self.url_base).netloc.rpartition("@")[2]
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -261,10 +259,14 @@ class CrankWheelStream(RESTStream[Window]):
         )
 
     def _too_slow(self, reason: str, window: Window | None) -> Exception:
-        return RangeRefusedError(f"{reason}.") if self.halves(window) else RetriableAPIError(reason)
+        return (
+            RangeRefusedError(f"{reason}.")
+            if self.shorter_windows(window)
+            else RetriableAPIError(reason)
+        )
 
     def _request_name(self, window: Window | None) -> str:
-        path = self.path.format(usage_endpoint=self.shared.usage_endpoint)
+        path = self.path.format(usage_endpoint=self.run.usage_endpoint)
         return f"GET {path} for {window}" if window else f"GET {path}"
 
     @override
@@ -331,12 +333,12 @@ class CrankWheelStream(RESTStream[Window]):
     # --- records ----------------------------------------------------------------------------------
 
     @classmethod
-    def parse(cls, payload: Payload, parse_row: ObjectParser) -> Iterable[Row]:
+    def parse(cls, payload: Payload, row_parser: ObjectParser) -> Iterable[Row]:
         """Return the rows of a payload that lists them.
 
         Args:
             payload: The payload.
-            parse_row: Parses an item by the stream's schema, `computed` aside.
+            row_parser: Parses an item by the stream's schema, `computed` aside.
 
         Raises:
             InvalidPayloadError: The payload, or an item in it, has another form.
@@ -346,17 +348,17 @@ class CrankWheelStream(RESTStream[Window]):
     @override
     def request_records(self, context: Context | None) -> Iterator[Row]:
         with self.get_http_request_counter() as counter:
-            payload = self.count(self.get(), counter)
-        yield from self.parse(payload, self.parse_row)
+            payload = self.log_response(self.fetch(), counter)
+        yield from self.parse(payload, self.row_parser)
 
-    def count(self, page: Page, counter: metrics.Counter) -> Payload:
+    def log_response(self, response: Response, counter: metrics.Counter) -> Payload:
         """Log the SDK's metrics of a request, in order and not from its thread."""
         counter.increment()
-        if isinstance(page.payload, dict):
-            self._unknown.update(loggable_names(page.payload.keys() - self.envelope))
+        if isinstance(response.payload, dict):
+            self._unknown.update(loggable_names(response.payload.keys() - self.envelope))
         metric, tags = metrics.Metric.HTTP_REQUEST_DURATION, {"stream": self.name}
-        metrics.log(self.metrics_logger, metrics.Point("timer", metric, page.seconds, tags))
-        return page.payload
+        metrics.log(self.metrics_logger, metrics.Point("timer", metric, response.seconds, tags))
+        return response.payload
 
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:
@@ -394,7 +396,7 @@ class CrankWheelStream(RESTStream[Window]):
             for key in filter(None, (*keys, own)):
                 given[key] = Schema.from_dict(self.schema["properties"][key])
                 entry.metadata["properties", key].inclusion = Metadata.InclusionType.AUTOMATIC
-            for breadcrumb in _taken_out(self.schema, entry.schema.to_dict()):
+            for breadcrumb in _missing_properties(self.schema, entry.schema.to_dict()):
                 entry.metadata[breadcrumb] = Metadata(selected=False)
         super().apply_catalog(catalog)
         if (by := self.replication_key) not in {None, own}:
@@ -423,17 +425,19 @@ def loggable_names(names: Iterable[str]) -> Iterable[str]:
     return (name if _FIELD_NAME.fullmatch(name) else "…" for name in names)
 
 
-def _taken_out(schema: Row, given: Row, place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _missing_properties(
+    schema: Row, given: Row, place: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
     """Yield the breadcrumbs of the properties that a catalog's schema does not have."""
     for name, own in schema["properties"].items():
         breadcrumb = (*place, "properties", name)
         if name not in given["properties"]:
             yield breadcrumb
         elif "properties" in own and "properties" in given["properties"][name]:
-            yield from _taken_out(own, given["properties"][name], breadcrumb)
+            yield from _missing_properties(own, given["properties"][name], breadcrumb)
 
 
-def _root(error: BaseException) -> BaseException:
+def _root_cause(error: BaseException) -> BaseException:
     """Return what an exception of `requests` wraps."""
     while True:
         inner = getattr(error, "reason", None) or next(iter(error.args), None)

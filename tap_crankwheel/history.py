@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from datetime import datetime, timedelta
-from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from typing_extensions import override
@@ -24,16 +23,18 @@ if TYPE_CHECKING:
     from singer_sdk import Tap
     from singer_sdk.helpers.types import Context
 
-    from tap_crankwheel.client import Page, Shared
+    from tap_crankwheel.client import Response, RunContext
     from tap_crankwheel.schemas import Row
 
 T = TypeVar("T")
 
-#: How far back the API goes when a request has no range (docs).
+#: How far back the API goes when a request has no range (the vendor's pages, of `/demo_usage`).
 DEFAULT_HISTORY = timedelta(days=28)
-#: Where windows are cut, so that none hides that a server ignores ranges by reaching into what it
-#: answers with then.
+#: Windows are cut here: one that overlaps the last 28 days would hide a server that ignores ranges.
 RECENT = timedelta(days=30)
+#: An item does not belong to a window if it ended this long before it, or starts this long after
+#: it, whichever way the API selects. A session, and the handling of a request, may take days.
+TOO_EARLY, TOO_LATE = timedelta(days=7), timedelta(days=2)
 
 PROGRESS_INTERVAL = 60.0  # seconds
 
@@ -49,24 +50,24 @@ class WindowedStream(CrankWheelStream):
 
     #: How much wider than a window its request is, on both sides.
     margin: ClassVar[timedelta] = windows.MARGIN
-    #: The stream whose items the responses list, and the field with the start of an item.
-    listed: ClassVar[str]
-    item_start: ClassVar[str]
+    #: The stream whose items the responses list.
+    item_stream: ClassVar[str]
 
-    def __init__(self, tap: Tap, shared: Shared) -> None:
-        super().__init__(tap, shared)
-        others = ObjectParser(SCHEMAS.get_schema(self.listed), computed=["id"])
-        self.parse_item = self.parse_row if self.name == self.listed else others
+    def __init__(self, tap: Tap, run: RunContext) -> None:
+        super().__init__(tap, run)
+        others = ObjectParser(SCHEMAS.get_schema(self.item_stream), computed=["id"])
+        self.item_parser = self.row_parser if self.name == self.item_stream else others
+
+    @staticmethod
+    def span(item: Row) -> tuple[str, str | None]:
+        """Return when an item starts and ends; None if it still runs, or the API does not say."""
+        raise NotImplementedError
 
     @property
     @override
     def emit_activate_version_messages(self) -> bool:
         """Never: a part of a history must not delete older rows."""
         return False
-
-    @override
-    def get_replication_key_signpost(self, context: Context | None = None) -> None:
-        """Write no signpost: `history` already caps bookmarks at the start of the run."""
 
     def windows(self, history: Window) -> list[Window]:
         """Return the windows of a part of the history, oldest first."""
@@ -83,51 +84,58 @@ class WindowedStream(CrankWheelStream):
     def get_url_params(self, context: Context | None, next_page_token: Any) -> dict[str, str]:
         return windows.query(next_page_token, self.margin)
 
-    def fetch(self, window: Window) -> list[Page]:
+    def fetch_window(self, window: Window) -> list[Response]:
         """Request a window, and if the API refuses it, its halves; runs in a thread."""
         try:
-            return [self.get(window)]
+            return [self.fetch(window)]
         except RangeRefusedError as error:
-            if not (halves := self.halves(window)):
+            if not (halves := self.shorter_windows(window)):
                 raise
             self.logger.warning("%s Requesting the halves of %s", error.message, window)
-        return [page for half in halves for page in self.fetch(half)]
+        return [response for half in halves for response in self.fetch_window(half)]
 
-    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
-        """Yield each window with what its rows are made of, once no later response adds to it."""
+    def responses(self, wanted: list[Window]) -> Iterator[tuple[Window, list[Response]]]:
+        """Yield each window with its responses: several if it was requested in halves."""
         with self.get_http_request_counter() as counter:
             parallel = self.settings.max_parallel_requests
-            for window, pages in read_ahead(self.fetch, wanted, parallel):
-                for page in pages:
-                    self.count(page, counter)
-                yield window, pages
+            for window, responses in read_ahead(self.fetch_window, wanted, parallel):
+                for response in responses:
+                    self.log_response(response, counter)
+                yield window, responses
 
-    def rows(self, window: Window, pages: Any) -> Iterable[Row]:  # noqa: ARG002
-        """Return the rows of a window from what `read` yielded with it."""
-        return chain.from_iterable(map(self.items, pages))
+    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Iterable[Row]]]:
+        """Yield each window with its rows, once they are final."""
+        for window, responses in self.responses(wanted):
+            yield window, self.items(window, responses)
 
-    def items(self, page: Page) -> Iterator[Row]:
-        """Yield the items of a response, unless the server ignored the range.
+    def items(self, window: Window, responses: Iterable[Response]) -> Iterator[Row]:
+        """Yield the items of a window's responses, unless the server ignored the range.
 
-        It answers with the last 28 days then, and status 200 (a guess from the docs). No way of
-        selecting brings more than half of the items from later than two days after the range. An
-        item of the future is odd, but no sign of it.
+        A server that does not look at the range responds with the last 28 days, and status 200 (a
+        guess). Items of the future are odd, but no sign of that, and neither is a single item.
 
         Raises:
-            CrankWheelError: The server ignored the range.
+            CrankWheelError: More than a third of the items do not belong to the window.
         """
-        end = page.window.end if page.window else self.now
-        recent, now = map(format_timestamp, (end + timedelta(days=2), self.now))
-        late = count = 0
-        for row in self.parse(page.payload, self.parse_item):
-            late += recent < row[self.item_start] <= now
-            count += 1
-            yield row
-        if late * 2 > count:
+        earliest, latest = window.start - TOO_EARLY, window.end + TOO_LATE
+        ended_before, starts_after, now = map(format_timestamp, (earliest, latest, self.now))
+        outside: list[timedelta] = []
+        count = 0
+        for response in responses:
+            for item in self.parse(response.payload, self.item_parser):
+                start, end = self.span(item)
+                end = max(start, end or now)
+                if end < ended_before or starts_after < start <= now:
+                    moments = map(windows.parse_timestamp, (start, end))
+                    outside.append(max(next(moments) - window.end, window.start - next(moments)))
+                count += 1
+                yield item
+        if len(outside) > 1 and len(outside) * 3 > count:
             raise CrankWheelError(
-                f"{self._request_name(page.window)}: {late} of {count} items are after the range. "
-                "The server ignores the range, perhaps since something on the way drops the query "
-                "parameters: check api_url."
+                f"{self._request_name(window)}: {len(outside)} of {count} items lie outside of the "
+                f"range, by up to {max(outside).days} days. The server ignores the range, perhaps "
+                "since something on the way drops the query parameters, or caches responses: check "
+                "api_url."
             )
 
     def history(self) -> Window:
@@ -143,8 +151,8 @@ class WindowedStream(CrankWheelStream):
 
     @override
     def request_records(self, context: Context | None) -> Iterator[Row]:
-        # The SDK notes the records of an unsorted stream in these markers, and makes a bookmark of
-        # them at the end of the stream. If they are there, it logs no warning; empty, no bookmark.
+        # The SDK notes the records of an unsorted stream in these markers. Present, they silence
+        # its warning; empty, they keep it from bookmarking the last record.
         self.stream_state["progress_markers"] = {}
         wanted = self.windows(history := self.history())
         if not wanted:
@@ -153,10 +161,10 @@ class WindowedStream(CrankWheelStream):
         if self.testing:
             wanted = wanted[-1:]
         self.logger.info("%s: reading %s, windows: %d", self.name, history, len(wanted))
-        last, clock = self._last_bookmark(), self.shared.clock
+        last, clock = self._last_bookmark(), self.run.clock
         logged = clock.monotonic()
-        for number, (window, pages) in enumerate(self.read(wanted), 1):
-            yield from self.rows(window, pages)
+        for number, (window, rows) in enumerate(self.read(wanted), 1):
+            yield from rows
             self._complete(window, last)
             if clock.monotonic() - logged >= PROGRESS_INTERVAL:
                 logged = clock.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import zlib
 from bisect import bisect_right
 from collections import Counter, defaultdict, deque
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing_extensions import override
 from tap_crankwheel import payloads
 from tap_crankwheel.client import CrankWheelStream
 from tap_crankwheel.errors import InvalidPayloadError, NotFoundError
-from tap_crankwheel.history import RECENT, WindowedStream
+from tap_crankwheel.history import WindowedStream
 from tap_crankwheel.statistics import grand_total, seconds, totals
 from tap_crankwheel.windows import Window, format_timestamp, periods
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
-    from tap_crankwheel.client import Page
+    from tap_crankwheel.client import Response
     from tap_crankwheel.payloads import Payload
     from tap_crankwheel.rows import ObjectParser
     from tap_crankwheel.schemas import Row
@@ -42,17 +41,22 @@ class UsageStream(WindowedStream):
 
     path = "/{usage_endpoint}"
     envelope = frozenset({"sessions", "stats"})
-    listed = "usage_sessions"
-    item_start = "start_date"
+    item_stream = "usage_sessions"
+
+    @staticmethod
+    @override
+    def span(item: Row) -> tuple[str, str | None]:
+        # Of a running session, the end may be a placeholder.
+        return item["start_date"], None if item["session_ended"] is False else item["end_date"]
 
     @classmethod
     @override
-    def parse(cls, payload: Payload, parse_row: ObjectParser) -> Iterator[Row]:
+    def parse(cls, payload: Payload, row_parser: ObjectParser) -> Iterator[Row]:
         """Return the sessions of a response."""
-        return (cls._parse_session(raw, parse_row) for raw in payloads.session_items(payload))
+        return (cls._parse_session(raw, row_parser) for raw in payloads.session_items(payload))
 
     @staticmethod
-    def _parse_session(raw: msgspec.Raw, parse_row: ObjectParser) -> Row:
+    def _parse_session(raw: msgspec.Raw, row_parser: ObjectParser) -> Row:
         """Return a session.
 
         Whether the API's number of a session is unique is not documented, so the start is a part
@@ -63,7 +67,7 @@ class UsageStream(WindowedStream):
         """
         session = payloads.parse_item(raw, "session")
         number = session.get("session_id")
-        row = parse_row(session)
+        row = row_parser(session)
         payloads.require(row, "start_date", "session")
         if row["session_id"] is not None:
             number = row["session_id"]
@@ -75,34 +79,35 @@ class UsageStream(WindowedStream):
         return row
 
     @override
-    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
-        """Yield each window with its pages, once the endpoint of the run is decided.
+    def responses(self, wanted: list[Window]) -> Iterator[tuple[Window, list[Response]]]:
+        """Yield each window with its responses, once the endpoint of the run is final.
 
         It is `/usage_new` if there is no `/usage`, or if in the first response with sessions none
         of them has what a row needs: which names `/usage` sends is a guess.
         """
-        reading, held = super().read(wanted), []
-        if not self.shared.decided:
-            fits: bool | None = None
+        reading, held = super().responses(wanted), []
+        if not self.run.endpoint_is_final:
+            usable: bool | None = None
             try:
-                while fits is None and (item := next(reading, None)):
+                while usable is None and (item := next(reading, None)):
                     held.append(item)
-                    fits = self._fits(item[1])
+                    usable = self._has_usable_session(item[1])
             except NotFoundError:
-                fits = False
-            self.shared.decided = fits is not None  # without any session, another stream decides
-            if fits is False:
-                self.shared.usage_endpoint = "usage_new"
+                usable = False
+            # Without any session, another stream, or a later run, decides.
+            self.run.endpoint_is_final = usable is not None
+            if usable is False:
+                self.run.usage_endpoint = "usage_new"
                 self.logger.warning("/usage has no usable sessions: reading /usage_new.")
-                reading, held = super().read(wanted), []
+                reading, held = super().responses(wanted), []
         yield from chain(held, reading)
 
-    def _fits(self, pages: list[Page]) -> bool | None:
+    def _has_usable_session(self, responses: list[Response]) -> bool | None:
         """Return whether a session has what a row needs; None if there are no sessions."""
-        items = [raw for page in pages for raw in payloads.session_items(page.payload)]
+        items = [raw for one in responses for raw in payloads.session_items(one.payload)]
         for raw in items:
             with suppress(InvalidPayloadError):
-                self._parse_session(raw, self.parse_item)
+                self._parse_session(raw, self.item_parser)
                 return True
         return False if items else None
 
@@ -121,8 +126,7 @@ class DemoStream(WindowedStream):
 
     path = "/demo_usage"
     envelope = frozenset({"sessions", "total_canceled_requests"})
-    listed = "demo_requests"
-    item_start = "start_ts"
+    item_stream = "demo_requests"
     without_access = "If your plan has no demo requests, deselect demo_requests and demo_stats"
 
     #: What the API sends for null, by field.
@@ -133,12 +137,17 @@ class DemoStream(WindowedStream):
         "accepted_from": "n/a",
     }
 
+    @staticmethod
+    @override
+    def span(item: Row) -> tuple[str, str | None]:
+        return item["start_ts"], item["last_event_ts"]
+
     @classmethod
     @override
-    def parse(cls, payload: Payload, parse_row: ObjectParser) -> Iterator[Row]:
+    def parse(cls, payload: Payload, row_parser: ObjectParser) -> Iterator[Row]:
         """Yield the demo requests of a response, by start.
 
-        The API has no identifier for them. What people do not change are the start and the page.
+        The API has no identifier for them. That nobody changes their start and page is a guess.
         Those alike in both are numbered, ordered by phone, whatever the order of the response.
         """
         found = []
@@ -150,7 +159,7 @@ class DemoStream(WindowedStream):
             if isinstance(info := request.get("prospect_info"), dict):
                 request["prospect_info"] = {k: payloads.as_text(v) for k, v in info.items()}
             content = msgspec.json.encode(request, order="sorted")
-            row = parse_row(request)
+            row = row_parser(request)
             payloads.require(row, "start_ts", "demo request")
             info = row["prospect_info"]
             row["id"] = payloads.digest(row["start_ts"], info["prospect-request-origin"])
@@ -198,18 +207,9 @@ class PeriodStream(WindowedStream):
         return list(periods(history, self.settings.stats_period, self.settings.timezone))
 
     @override
-    def fetch(self, window: Window) -> list[Page]:
-        """Request a period up to now; first, of a month that is partly recent, the other part.
-
-        A period is not cut at `RECENT`, as other windows are. So a month alone might not show that
-        a server ignores the range.
-        """
-        cut = self.now - RECENT
-        if self.settings.stats_period == "month" and window.start < cut < window.end:
-            with suppress(InvalidPayloadError):  # which the whole month will tell
-                pages = super().fetch(Window(window.start, cut))
-                deque(chain.from_iterable(map(self.items, pages)), maxlen=0)
-        return super().fetch(Window(window.start, min(window.end, self.now)))
+    def fetch_window(self, window: Window) -> list[Response]:
+        """Request a period up to now."""
+        return super().fetch_window(Window(window.start, min(window.end, self.now)))
 
     @override
     def bookmark(self, window: Window) -> datetime:
@@ -226,9 +226,8 @@ class PeriodStream(WindowedStream):
 class StatsStream(UsageStream, PeriodStream):
     """Statistics by calendar period, counted from the sessions that start in it."""
 
-    @override
-    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
-        """Yield each period with the envelope of its response, and its totals.
+    def count_periods(self, wanted: list[Window]) -> Iterator[tuple[Window, Row, Totals]]:
+        """Yield each period with the envelope of its response, and its totals, once it is final.
 
         The API may select sessions by their end. So a period is final once the responses of
         `LONGEST_SESSION` after it were read: without that, a session that runs on over the end of
@@ -239,10 +238,11 @@ class StatsStream(UsageStream, PeriodStream):
         sessions: dict[int, dict[tuple[str, str], tuple[str | None, Any]]] = defaultdict(dict)
         waiting: deque[tuple[Window, Row]] = deque()
         done = 0
-        for period, pages in super().read(wanted):
+        for period, responses in self.responses(wanted):
             # Of a period that was read in halves, the API's own statistics are not known.
-            waiting.append((period, payloads.envelope(pages[0].payload) if len(pages) == 1 else {}))
-            for row in chain.from_iterable(map(self.items, pages)):
+            halved = len(responses) > 1
+            waiting.append((period, {} if halved else payloads.envelope(responses[0].payload)))
+            for row in self.items(period, responses):
                 number = bisect_right(edges, row["start_date"]) - 1
                 if done <= number < len(wanted):
                     key = row["id"], row["start_date"]
@@ -250,8 +250,7 @@ class StatsStream(UsageStream, PeriodStream):
             while waiting and (
                 period is wanted[-1] or waiting[0][0].end + LONGEST_SESSION <= period.end
             ):
-                final, beside = waiting.popleft()
-                yield final, (beside, totals(sessions.pop(done, {}).values()))
+                yield *waiting.popleft(), totals(sessions.pop(done, {}).values())
                 done += 1
 
 
@@ -262,18 +261,12 @@ class AccountStats(StatsStream):
     computed = (*PeriodStream.computed, "meetings", "total_seconds")
 
     @override
-    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
-        """Yield what the base class does, and leave the totals of agents to `agent_stats`."""
-        self.shared.counted.clear()
-        for period, (beside, agents) in super().read(wanted):
-            named = {email: row for email, row in agents.items() if email is not None}
-            self.shared.counted[period] = zlib.compress(msgspec.json.encode(named), 1)
-            yield period, (beside, agents)
-
-    @override
-    def rows(self, window: Window, pages: tuple[Row, Totals]) -> Iterable[Row]:
-        beside, agents = pages
-        return [self.parse_row(beside) | self.period(window) | grand_total(agents)]
+    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Iterable[Row]]]:
+        """Yield each period with its row, and leave the totals of agents to `agent_stats`."""
+        self.run.period_totals.clear()
+        for period, envelope, agents in self.count_periods(wanted):
+            self.run.period_totals[period] = agents
+            yield period, [self.row_parser(envelope) | self.period(period) | grand_total(agents)]
 
 
 class AgentStats(StatsStream):
@@ -283,18 +276,17 @@ class AgentStats(StatsStream):
     primary_keys = (*PeriodStream.primary_keys, "email")
 
     @override
-    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Any]]:
+    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Iterable[Row]]]:
         """Yield what `account_stats` counted; request only if it did not count all of it."""
-        counted = self.shared.counted
-        if counted.keys() >= set(wanted):
-            return ((p, ({}, msgspec.json.decode(zlib.decompress(counted.pop(p))))) for p in wanted)
-        return super().read(wanted)
-
-    @override
-    def rows(self, window: Window, pages: tuple[Row, Totals]) -> Iterable[Row]:
-        _, agents = pages
-        emails = sorted(email for email in agents if email is not None)
-        return [{**self.period(window), "email": email, **agents[email]} for email in emails]
+        counted = self.run.period_totals
+        found = (
+            ((period, counted.pop(period)) for period in wanted)
+            if counted.keys() >= set(wanted)
+            else ((period, agents) for period, _, agents in self.count_periods(wanted))
+        )
+        for period, agents in found:
+            emails = sorted(email for email in agents if email is not None)
+            yield period, [{**self.period(period), "email": e, **agents[e]} for e in emails]
 
 
 class DemoStats(DemoStream, PeriodStream):
@@ -304,13 +296,16 @@ class DemoStats(DemoStream, PeriodStream):
     margin = timedelta(0)  # a bare count cannot be trimmed to the period
 
     @override
-    def rows(self, window: Window, pages: list[Page]) -> Iterable[Row]:
-        deque(chain.from_iterable(map(self.items, pages)), maxlen=0)  # are they of the period?
-        row, *others = [self.parse_row(payloads.envelope(page.payload)) for page in pages]
-        for other in others:  # of a period that was read in halves
-            parts = row["total_canceled_requests"], other["total_canceled_requests"]
-            row = {"total_canceled_requests": None if None in parts else sum(parts), "extra": None}
-        return [{**row, **self.period(window)}]
+    def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Iterable[Row]]]:
+        """Yield each period with its row."""
+        for period, responses in self.responses(wanted):
+            deque(self.items(period, responses), maxlen=0)  # are they of the period?
+            row, *others = [self.row_parser(payloads.envelope(one.payload)) for one in responses]
+            for other in others:  # of a period that was read in halves
+                parts = row["total_canceled_requests"], other["total_canceled_requests"]
+                count = None if None in parts else sum(parts)
+                row = {"total_canceled_requests": count, "extra": None}
+            yield period, [{**row, **self.period(period)}]
 
 
 class Users(CrankWheelStream):
@@ -323,7 +318,7 @@ class Users(CrankWheelStream):
 
     @classmethod
     @override
-    def parse(cls, payload: Payload, parse_row: ObjectParser) -> Iterator[Row]:
+    def parse(cls, payload: Payload, row_parser: ObjectParser) -> Iterator[Row]:
         """Yield the users of a response.
 
         Raises:
@@ -336,7 +331,7 @@ class Users(CrankWheelStream):
                 "the list of users is empty, and an account has at least its owner"
             )
         for raw in items:
-            row = parse_row(payloads.parse_item(raw, "user"))
+            row = row_parser(payloads.parse_item(raw, "user"))
             payloads.require(row, "email", "user")
             if row["in_demo_pool"] is None and "in_demo_pool" not in (row["extra"] or {}):
                 row["in_demo_pool"] = False  # null means false

@@ -19,7 +19,7 @@ from singer_sdk.exceptions import ConfigurationError, MappingError
 from singer_sdk.helpers.capabilities import PluginCapabilities
 from typing_extensions import override
 
-from tap_crankwheel.client import Shared
+from tap_crankwheel.client import RunContext
 from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.history import WindowedStream
 from tap_crankwheel.messages import MessageWriter
@@ -107,8 +107,10 @@ class TapCrankWheel(Tap):
     @override
     def discover_streams(self) -> Sequence[Stream]:
         chosen = self.settings.usage_endpoint
-        shared = Shared(self.settings, self._clock, chosen or "usage", decided=chosen is not None)
-        return [stream_type(self, shared) for stream_type in STREAM_TYPES]
+        run = RunContext(
+            self.settings, self._clock, chosen or "usage", endpoint_is_final=chosen is not None
+        )
+        return [stream_type(self, run) for stream_type in STREAM_TYPES]
 
     @override
     def setup_mapper(self) -> None:

@@ -32,7 +32,7 @@ class TwoTables(TapCrankWheel):
     @override
     def discover_streams(self) -> Sequence[Stream]:
         found: Any = super().discover_streams()
-        return [*found, Teams(self, found[0].shared)]
+        return [*found, Teams(self, found[0].run)]
 
 
 def test_each_full_table_stream_activates_its_version_after_its_last_record(
