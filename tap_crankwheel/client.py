@@ -26,7 +26,6 @@ from tap_crankwheel.auth import CrankWheelAuthenticator
 from tap_crankwheel.errors import (
     CrankWheelError,
     InvalidPayloadError,
-    NoAccessError,
     NotFoundError,
     RangeRefusedError,
 )
@@ -58,18 +57,20 @@ DEFAULT_RETRY_AFTER = 10.0  # seconds, where a rate limit does not say how long 
 CHUNK = 2**20  # bytes; `Response.content` reads 10 KB at a time, and threads would take turns
 
 #: How the API names its fields; a name of another form may be a person's.
-_FIELD_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_FIELD_NAME = re.compile(r"[a-z][A-Za-z0-9_-]{0,63}")
+_SECONDS = re.compile(r"\d+(\.\d+)?")
 
 #: How OpenSSL reports a response that is not TLS.
+_NOT_A_URL = requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL
 _NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 _ADVICE = {
     400: "it refuses the request: if its range lies too far back, set a later start_date",
     401: "it rejects the key: check api_key against the API tab of your CrankWheel account",
-    403: "the key may not read this: use a key that an administrator made",
+    403: "the key may not read this: use a key that an administrator created",
     404: "there is no such address: check api_url",
 }
+_NO_ACCESS = {403, 404}
 _REFUSES_RANGE = {400, 413, 422}  # a shorter one may succeed
-_NO_ACCESS = {403: NoAccessError, 404: NotFoundError}
 
 
 @dataclass
@@ -231,32 +232,36 @@ class CrankWheelStream(RESTStream[Window]):
                 if refused.status_code == HTTPStatus.GATEWAY_TIMEOUT:
                     raise self._too_slow(str(error), window) from None
                 asked = refused.headers.get("Retry-After", "")
-                wait = max(float(asked), 1.0) if asked.isdecimal() else DEFAULT_RETRY_AFTER
+                wait = max(float(asked), 1.0) if _SECONDS.fullmatch(asked) else DEFAULT_RETRY_AFTER
                 waited += wait
                 if self.testing or waited > MAX_WAIT:
-                    raise CrankWheelError(f"{error}.") from None
+                    advice = f"{waited:.0f} seconds are too long to wait for it: run again later."
+                    raise CrankWheelError(f"{error}: {advice}") from None
                 if self.run.pause(self.backoff_jitter(wait)):
                     self.logger.warning("%s: %s; waiting %.0f seconds", self.name, error, wait)
 
     def _connection_error(self, error: Exception, window: Window | None) -> Exception:
         """Return what a failed connection means; not in the error's words, which hold the URL."""
         cause = _root_cause(error)
-        kind = type(cause).__name__
-        host = urlsplit(self.url_base).netloc.rpartition("@")[2]
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            advice = "set REQUESTS_CA_BUNDLE to a file with the certificates to trust."
-            return CrankWheelError(f"the certificate of {host} is not trusted: {advice}")
-        if isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
-            return CrankWheelError(f"{host} does not speak TLS: check the port in api_url.")
-        if isinstance(error, ValueError):
-            return CrankWheelError(f"the request or its response is not valid HTTP ({kind}).")
-        if not isinstance(error, requests.RequestException):
-            return CrankWheelError("REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file.")
+        kind, host = type(cause).__name__, urlsplit(self.url_base).netloc.rpartition("@")[2]
         if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
             return self._too_slow(f"no response within {self.timeout} seconds", window)
-        return RetriableAPIError(
-            f"the connection to {host} failed ({kind}): check api_url, your network and your proxy"
-        )
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            advice = "set REQUESTS_CA_BUNDLE to a file with the certificates to trust."
+            said = f"the certificate of {host} is not trusted: {advice}"
+        elif isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
+            said = f"{host} does not speak TLS: check the port in api_url."
+        elif isinstance(error, _NOT_A_URL):  # api_url is one
+            advice = "write it as http://<host>:<port>, or install PySocks for a SOCKS proxy."
+            said = f"the proxy that the environment names cannot be used: {advice}"
+        elif isinstance(error, ValueError):
+            said = f"the request or its response is not valid HTTP ({kind})."
+        elif not isinstance(error, requests.RequestException):
+            said = "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file."
+        else:
+            advice = "check api_url, your network and your proxy"
+            return RetriableAPIError(f"the connection to {host} failed ({kind}): {advice}")
+        return CrankWheelError(said)
 
     def _too_slow(self, reason: str, window: Window | None) -> Exception:
         return (
@@ -276,7 +281,7 @@ class CrankWheelStream(RESTStream[Window]):
         Raises:
             RetriableAPIError: Another attempt may succeed.
             RangeRefusedError: The API may accept a shorter range.
-            NoAccessError: The key may not read the path, or the account does not have it.
+            NotFoundError: There is no such path, or the account does not have it.
             CrankWheelError: Any other error.
         """
         status = response.status_code
@@ -288,22 +293,22 @@ class CrankWheelStream(RESTStream[Window]):
             raise RetriableAPIError(message, response)
         if status in _REFUSES_RANGE:
             raise RangeRefusedError(f"{message}.")
-        raise _NO_ACCESS.get(status, CrankWheelError)(f"{message}.")
+        raise (NotFoundError if status == HTTPStatus.NOT_FOUND else CrankWheelError)(f"{message}.")
 
     @override
     def response_error_message(self, response: requests.Response) -> str:
         """Say what to do; not in the server's words, which might repeat the key."""
         status = response.status_code
-        answered = f"the API answered {status} {responses.get(status, '')}".rstrip()
+        said = f"the API responded {status} {responses.get(status, '')}".rstrip()
         if location := response.headers.get("Location"):
             host = urlsplit(urljoin(self.url_base, location)).hostname
-            return f"{answered}: it redirects to {host}: if the API is there, set api_url to it"
+            return f"{said}: it redirects to {host}: if the API is there, set api_url to it"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in self.extra_retry_statuses:
-            return answered
+            return said
         advice = _ADVICE.get(status, "the tap does not know what this status means here")
         if self.without_access and status in _NO_ACCESS:
             advice += f". {self.without_access}"
-        return f"{answered}: {advice}"
+        return f"{said}: {advice}"
 
     @override
     def request_decorator(self, func: Callable[..., T]) -> Callable[..., T]:
@@ -376,7 +381,8 @@ class CrankWheelStream(RESTStream[Window]):
             raise CrankWheelError(f"{self.name}: {error}. {advice}") from None
         if unknown:
             names = ", ".join(sorted(unknown)[:20])
-            self.logger.info("%s: the API sends unknown fields: %s", self.name, names)
+            more = f", and {len(unknown) - 20} more" if len(unknown) > 20 else ""  # noqa: PLR2004
+            self.logger.info("%s: the API sends unknown fields: %s%s", self.name, names, more)
         if not self.testing:
             # The SDK writes it before the first request. A list that then fails to arrive would
             # mark all its rows as deleted.
@@ -386,9 +392,9 @@ class CrankWheelStream(RESTStream[Window]):
     def apply_catalog(self, catalog: Catalog) -> None:
         """Take the selection from a catalog. Keys, names and fields are the stream's own."""
         keys, own = self.primary_keys, self.replication_key
+        missing: list[tuple[str, ...]] = []
         if entry := catalog.get_stream(self.name):
-            if entry.stream not in {None, self.name}:
-                raise CrankWheelError(f"--catalog renames {self.name}: use a stream map.")
+            entry.stream = self.name
             if not entry.metadata:  # then everything is selected
                 entry.metadata.root.selected = True
             entry.key_properties = [*keys]
@@ -396,23 +402,21 @@ class CrankWheelStream(RESTStream[Window]):
             for key in filter(None, (*keys, own)):
                 given[key] = Schema.from_dict(self.schema["properties"][key])
                 entry.metadata["properties", key].inclusion = Metadata.InclusionType.AUTOMATIC
-            for breadcrumb in _missing_properties(self.schema, entry.schema.to_dict()):
+            missing += _missing_properties(self.schema, entry.schema.to_dict())
+            for breadcrumb in missing:
                 entry.metadata[breadcrumb] = Metadata(selected=False)
         super().apply_catalog(catalog)
-        if (by := self.replication_key) not in {None, own}:
-            raise CrankWheelError(f"--catalog: {self.name} cannot be replicated by {by}.")
-        self.primary_keys, self.replication_key = keys, own  # also where the catalog names none
+        self.primary_keys, self.replication_key = keys, own  # whatever the catalog names
         if own is None:
             self.forced_replication_method = None
+        if missing and self.selected:
+            names = ", ".join(".".join(breadcrumb[1::2]) for breadcrumb in missing)
+            message = "%s: not emitted, since --catalog does not have them: %s"
+            self.logger.warning(message, self.name, names)
 
     @override
     def get_batch_config(self, config: Mapping[str, Any]) -> None:
         """Return none: batch files would hold fields that are deselected."""
-
-    @override
-    def generate_child_contexts(self, record: Record, context: Context | None) -> Iterable[Context]:
-        """Return none: no stream has children, and the SDK would copy each record for them."""
-        return ()
 
     @override
     def log(self, message: str, *args: Any, level: int = logging.INFO, **kwargs: Any) -> None:

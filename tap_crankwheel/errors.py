@@ -22,12 +22,8 @@ class RangeRefusedError(CrankWheelError):
     """The API refuses a range of time, but may accept a shorter one."""
 
 
-class NoAccessError(CrankWheelError):
-    """The key may not read a path, or the account does not have it."""
-
-
-class NotFoundError(NoAccessError):
-    """There is no such path."""
+class NotFoundError(CrankWheelError):
+    """There is no such path, or the account does not have it."""
 
 
 class InvalidPayloadError(ValueError):

@@ -50,18 +50,15 @@ class WindowedStream(CrankWheelStream):
 
     #: How much wider than a window its request is, on both sides.
     margin: ClassVar[timedelta] = windows.MARGIN
-    #: The stream whose items the responses list.
+    #: The stream whose items the responses list, and the fields with the start and end of an item.
     item_stream: ClassVar[str]
+    item_start: ClassVar[str]
+    item_end: ClassVar[str]
 
     def __init__(self, tap: Tap, run: RunContext) -> None:
         super().__init__(tap, run)
         others = ObjectParser(SCHEMAS.get_schema(self.item_stream), computed=["id"])
         self.item_parser = self.row_parser if self.name == self.item_stream else others
-
-    @staticmethod
-    def span(item: Row) -> tuple[str, str | None]:
-        """Return when an item starts and ends; None if it still runs, or the API does not say."""
-        raise NotImplementedError
 
     @property
     @override
@@ -123,8 +120,10 @@ class WindowedStream(CrankWheelStream):
         count = 0
         for response in responses:
             for item in self.parse(response.payload, self.item_parser):
-                start, end = self.span(item)
-                end = max(start, end or now)
+                # While a session runs, its end may be a placeholder.
+                running = item.get("session_ended") is False
+                start, end = item[self.item_start], item[self.item_end]
+                end = now if running or end is None else max(start, end)
                 if end < ended_before or starts_after < start <= now:
                     moments = map(windows.parse_timestamp, (start, end))
                     outside.append(max(next(moments) - window.end, window.start - next(moments)))
@@ -155,13 +154,17 @@ class WindowedStream(CrankWheelStream):
         # its warning; empty, they keep it from bookmarking the last record.
         self.stream_state["progress_markers"] = {}
         wanted = self.windows(history := self.history())
-        if not wanted:
+        last, clock, end = self._last_bookmark(), self.run.clock, self.settings.end_date
+        reached = self.bookmark(wanted[-1]) if wanted else history.end
+        if end and end <= self.now and last >= format_timestamp(reached):
+            self.logger.warning("%s: end_date is reached: remove it to read on.", self.name)
+        elif not wanted:
             self.logger.warning("%s: nothing to read: start_date is not before the end.", self.name)
+        if not wanted:
             return
         if self.testing:
             wanted = wanted[-1:]
         self.logger.info("%s: reading %s, windows: %d", self.name, history, len(wanted))
-        last, clock = self._last_bookmark(), self.run.clock
         logged = clock.monotonic()
         for number, (window, rows) in enumerate(self.read(wanted), 1):
             yield from rows

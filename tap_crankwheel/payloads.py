@@ -59,16 +59,21 @@ def session_items(payload: Payload) -> list[msgspec.Raw]:
     """Return the raw items of `sessions`, as `/usage` and `/demo_usage` call their lists.
 
     Raises:
-        InvalidPayloadError: There is no such list, or the payload says that there is more.
+        InvalidPayloadError: There is no such list, the payload says that there is more, or an
+            error stands beside an empty list.
     """
     document = require_object(payload)
     if "sessions" not in document:
         raise InvalidPayloadError("the response has no `sessions`")
     _require_whole(document)
     try:
-        return _decode_list(document["sessions"])
+        items = _decode_list(document["sessions"])
     except msgspec.ValidationError as error:
         raise InvalidPayloadError("`sessions` is not a list") from error
+    for name in ("error", "errors"):
+        if not items and name in document and _parse_raw(document[name]):
+            raise InvalidPayloadError(f"`sessions` is empty, and `{name}` says why")
+    return items
 
 
 def only_list(payload: Payload) -> list[msgspec.Raw]:

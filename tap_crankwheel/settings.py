@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
@@ -159,16 +158,14 @@ def read_settings(config: Mapping[str, Any]) -> tuple[Settings, list[str]]:
     invalid = {error.path[0] for error in misfits}
     values: dict[str, Any] = {}
     for name in (field.name for field in fields(Settings)):
-        default = CONFIG_SCHEMA["properties"][name].get("default")
         parse = _PARSERS.get(name, lambda value: value)
-        values[name] = default
+        values[name] = default = CONFIG_SCHEMA["properties"][name].get("default")
         if name not in invalid:
             try:
                 values[name] = parse(config.get(name, default))
             except ValueError as error:
                 errors.append(f"{name} {error}.")
-    start, end = values["start_date"], values["end_date"]
-    if start and end and end < start:
+    if (start := values["start_date"]) and (end := values["end_date"]) and end < start:
         errors.append("end_date lies before start_date: swap them, or remove end_date.")
     return Settings(**values), errors
 
@@ -193,21 +190,18 @@ def _api_key(key: str | None) -> str:
     key = (key or "").strip()
     if not key:
         raise ValueError(
-            "is missing: an administrator makes one on the API tab of the CrankWheel account; set "
-            "it in the configuration, or as TAP_CRANKWHEEL_API_KEY in Meltano and with --config=ENV"
+            "is missing: an administrator creates one on the API tab of the account; set it in the "
+            "configuration, or as TAP_CRANKWHEEL_API_KEY in Meltano and with --config=ENV"
         )
-    if key.casefold().startswith("basic "):
-        raise ValueError("cannot be used: leave out the word Basic, the tap writes it")
-    if key[0] in "'\"`":
-        raise ValueError("cannot be used: it is wrapped in quotes, leave them out")
-    if not re.fullmatch(r"[!-~]+", key):
+    if key[0] in "'\"`" or not re.fullmatch(r"[!-~]+", key):
         raise ValueError(
-            "cannot be used: it holds a space or a character that no key has, copy it again"
+            "cannot be used: copy it again, without quotes, spaces or the word Basic around it"
         )
     return key
 
 
-def _date(text: str | None) -> datetime | None:
+def parse_date(text: str | None) -> datetime | None:
+    """Return the moment of a date in a setting or a state; raise ValueError as they all do."""
     try:
         date = parse_timestamp(text) if text is not None else None
     except ValueError:  # not quoted: a key may have been pasted here
@@ -218,7 +212,7 @@ def _date(text: str | None) -> datetime | None:
 
 
 def _start_date(text: str | None) -> datetime | None:
-    date = _date(text)
+    date = parse_date(text)
     if date and date > datetime.now(timezone.utc):
         raise ValueError(f"({text}) lies in the future")
     return date
@@ -228,9 +222,10 @@ def _timezone(name: str) -> pendulum.Timezone:
     try:
         return pendulum.timezone(name)
     except (ValueError, OSError):
-        near = difflib.get_close_matches(name, pendulum.timezones(), n=1) or ["Europe/Berlin"]
+        alike = [zone for zone in pendulum.timezones() if zone.casefold() == name.casefold()]
+        example = alike[0] if alike else "Europe/Berlin or America/New_York"
         raise ValueError(
-            f"is not in the IANA list: use a name from it, such as {near[0]}"
+            f"is not in the IANA list: use a name from it, such as {example}"
         ) from None
 
 
@@ -251,7 +246,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "api_key": _api_key,
     "api_url": _api_url,
     "custom_questions": lambda ids: [question.removeprefix("prospect-") for question in ids],
-    "end_date": _date,
+    "end_date": parse_date,
     "start_date": _start_date,
     "timezone": _timezone,
 }

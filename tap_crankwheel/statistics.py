@@ -33,7 +33,7 @@ def totals(sessions: Iterable[tuple[str | None, Any]]) -> Totals:
     for email, duration in sessions:
         durations.setdefault(email, []).append(duration)
     return {
-        email: {"meetings": len(parts), "total_seconds": _sum(parts)}
+        email: {"meetings": len(parts), "total_seconds": add_up(parts)}
         for email, parts in durations.items()
     }
 
@@ -42,9 +42,10 @@ def grand_total(agents: Totals) -> Row:
     """Return the totals of all agents together, which those of the agents add up to."""
     return {
         "meetings": sum(row["meetings"] for row in agents.values()),
-        "total_seconds": _sum([row["total_seconds"] for row in agents.values()]),
+        "total_seconds": add_up([row["total_seconds"] for row in agents.values()]),
     }
 
 
-def _sum(parts: list[Any]) -> Any:
+def add_up(parts: list[Any]) -> Any:
+    """Return the sum of numbers; None if one of them is unknown."""
     return None if None in parts else sum(parts)

@@ -15,9 +15,9 @@ from typing_extensions import override
 
 from tap_crankwheel import payloads
 from tap_crankwheel.client import CrankWheelStream
-from tap_crankwheel.errors import InvalidPayloadError, NotFoundError
+from tap_crankwheel.errors import CrankWheelError, InvalidPayloadError, NotFoundError
 from tap_crankwheel.history import WindowedStream
-from tap_crankwheel.statistics import grand_total, seconds, totals
+from tap_crankwheel.statistics import add_up, grand_total, seconds, totals
 from tap_crankwheel.windows import Window, format_timestamp, periods
 
 if TYPE_CHECKING:
@@ -42,12 +42,7 @@ class UsageStream(WindowedStream):
     path = "/{usage_endpoint}"
     envelope = frozenset({"sessions", "stats"})
     item_stream = "usage_sessions"
-
-    @staticmethod
-    @override
-    def span(item: Row) -> tuple[str, str | None]:
-        # Of a running session, the end may be a placeholder.
-        return item["start_date"], None if item["session_ended"] is False else item["end_date"]
+    item_start, item_end = "start_date", "end_date"
 
     @classmethod
     @override
@@ -83,10 +78,11 @@ class UsageStream(WindowedStream):
         """Yield each window with its responses, once the endpoint of the run is final.
 
         It is `/usage_new` if there is no `/usage`, or if in the first response with sessions none
-        of them has what a row needs: which names `/usage` sends is a guess.
+        of them has what a row needs: which names `/usage` sends is a guess. The state names it, so
+        that later runs stay with it: if only one of them sends `session_id`, ids would change.
         """
         reading, held = super().responses(wanted), []
-        if not self.run.endpoint_is_final:
+        if not (final := self.run.endpoint_is_final):
             usable: bool | None = None
             try:
                 while usable is None and (item := next(reading, None)):
@@ -100,7 +96,18 @@ class UsageStream(WindowedStream):
                 self.run.usage_endpoint = "usage_new"
                 self.logger.warning("/usage has no usable sessions: reading /usage_new.")
                 reading, held = super().responses(wanted), []
-        yield from chain(held, reading)
+        if self.run.endpoint_is_final:
+            self.stream_state["usage_endpoint"] = self.run.usage_endpoint
+        try:
+            yield from chain(held, reading)
+        except NotFoundError as error:
+            if not final:
+                raise
+            other = "usage_new" if self.run.usage_endpoint == "usage" else "usage"
+            raise CrankWheelError(
+                f"{error.message} If it lasts, usage_endpoint: {other} reads on, and sessions of "
+                "the last lookback_days may then be there twice."
+            ) from None
 
     def _has_usable_session(self, responses: list[Response]) -> bool | None:
         """Return whether a session has what a row needs; None if there are no sessions."""
@@ -127,20 +134,14 @@ class DemoStream(WindowedStream):
     path = "/demo_usage"
     envelope = frozenset({"sessions", "total_canceled_requests"})
     item_stream = "demo_requests"
+    item_start, item_end = "start_ts", "last_event_ts"
     without_access = "If your plan has no demo requests, deselect demo_requests and demo_stats"
 
     #: What the API sends for null, by field.
     PLACEHOLDERS: ClassVar = {
         "seconds_to_respond": "never",
-        "call_confirmed": "n/a",
-        "screenshared": "n/a",
-        "accepted_from": "n/a",
+        **dict.fromkeys(("call_confirmed", "screenshared", "accepted_from"), "n/a"),
     }
-
-    @staticmethod
-    @override
-    def span(item: Row) -> tuple[str, str | None]:
-        return item["start_ts"], item["last_event_ts"]
 
     @classmethod
     @override
@@ -300,12 +301,11 @@ class DemoStats(DemoStream, PeriodStream):
         """Yield each period with its row."""
         for period, responses in self.responses(wanted):
             deque(self.items(period, responses), maxlen=0)  # are they of the period?
-            row, *others = [self.row_parser(payloads.envelope(one.payload)) for one in responses]
-            for other in others:  # of a period that was read in halves
-                parts = row["total_canceled_requests"], other["total_canceled_requests"]
-                count = None if None in parts else sum(parts)
-                row = {"total_canceled_requests": count, "extra": None}
-            yield period, [{**row, **self.period(period)}]
+            rows = [self.row_parser(payloads.envelope(one.payload)) for one in responses]
+            count = add_up([row["total_canceled_requests"] for row in rows])
+            extra = rows[0]["extra"] if len(rows) == 1 else None  # unknown if read in halves
+            row = rows[0] | {"total_canceled_requests": count, "extra": extra}
+            yield period, [row | self.period(period)]
 
 
 class Users(CrankWheelStream):

@@ -7,7 +7,6 @@ import difflib
 import fnmatch
 import os
 import re
-import sys
 import time
 import traceback
 from functools import cached_property
@@ -23,27 +22,26 @@ from tap_crankwheel.client import RunContext
 from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.history import WindowedStream
 from tap_crankwheel.messages import MessageWriter
-from tap_crankwheel.settings import CONFIG_SCHEMA, Settings, read_settings
+from tap_crankwheel.settings import CONFIG_SCHEMA, Settings, parse_date, read_settings
 from tap_crankwheel.streams import STREAM_TYPES
-from tap_crankwheel.windows import parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from singer_sdk import Stream
 
-#: What went wrong where a module of the SDK raises, the innermost first. The text of its exception
-#: may hold personal data, or the key.
+#: What went wrong where a module raises what the SDK lets through, the innermost first. The text of
+#: the exception may hold personal data, or the key. A test provokes each of them with the SDK.
 _CAUSES = {
-    "singer_sdk.configuration._dict_config": "{variable} cannot be read: a number is written as 7, "
-    "an object as JSON.",
+    "singer_sdk.configuration._dict_config": "An environment variable cannot be read, the last one "
+    "that the log names: a number is written as 7, an object as JSON.",
     "jsonschema.validators": "stream_maps: a map does not have the form that --about describes.",
     "singer_sdk.helpers._util": "--config, --catalog or --state is not a file of JSON.",
     "singer_sdk.singerlib.catalog": "--catalog does not have the form that --discover writes.",
     "singer_sdk.helpers._flattening": "flattening_max_key_length is too short: two columns would "
     "have one name. 63 works.",
     "singer_sdk.mapper": "stream_maps: an expression fails for a record ({kind}): perhaps a field "
-    "in it is null.",
+    "in it is null, or a value of stream_map_config is missing.",
     "singer_sdk.plugin_base": "--config cannot be read: it is not a JSON object.",
 }
 
@@ -60,22 +58,21 @@ class TapCrankWheel(Tap):
     # personal data would be in them.
     capabilities: ClassVar = [c for c in Tap.capabilities if c != PluginCapabilities.BATCH]
 
-    def __init__(
-        self,
-        *,
-        config: Any = None,
-        validate_config: bool = True,
-        clock: Any = time,
-        **kwargs: Any,
-    ) -> None:
-        """Take the SDK's arguments, and a clock for tests; raise CrankWheelError as `settings`."""
+    def __init__(self, *, clock: Any = time, **kwargs: Any) -> None:
+        """Take a clock for tests, and the SDK's arguments; raise CrankWheelError as `settings`."""
         self._clock = clock
-        self._validate = validate_config
+        self._validate = kwargs.pop("validate_config", True)
         self._parse_env_config = bool(kwargs.get("parse_env_config"))
-        if isinstance(config, dict):  # a setting that is null is not set
-            config = {name: value for name, value in config.items() if value is not None}
         # The SDK's own messages hold the values, one of which may be the key in the wrong place.
-        super().__init__(config=config, validate_config=False, **kwargs)
+        super().__init__(validate_config=False, **kwargs)
+
+    @property
+    @override
+    def config(self) -> Mapping[str, Any]:
+        """The settings as the user gave them; one that is null has its default."""
+        known, given = self.config_jsonschema["properties"], super().config
+        null = {name: known.get(name, {}).get("default") for name in given if given[name] is None}
+        return {name: value for name, value in {**given, **null}.items() if value is not None}
 
     @cached_property
     def settings(self) -> Settings:
@@ -98,19 +95,22 @@ class TapCrankWheel(Tap):
             variable = rf"{self.name}_(?!loglevel|sandbox_|_)(\w+)".replace("-", "_")
             found = (re.fullmatch(variable, name, re.IGNORECASE) for name in os.environ)
             names |= {match[1].lower() for match in found if match}
+        self.append_builtin_config(self.config_jsonschema)  # what the SDK offers for every tap
         known = self.config_jsonschema["properties"]
         for name in sorted(names - known.keys()):
             near = difflib.get_close_matches(name, known, n=1)
             meant = f": did you mean {near[0]}?" if near else "."
             self.logger.warning("%s is not a setting of the tap, and is ignored%s", name, meant)
 
+    @cached_property
+    def run(self) -> RunContext:
+        """What the streams of this run share."""
+        chosen = self.settings.usage_endpoint
+        return RunContext(self.settings, self._clock, chosen or "usage", chosen is not None)
+
     @override
     def discover_streams(self) -> Sequence[Stream]:
-        chosen = self.settings.usage_endpoint
-        run = RunContext(
-            self.settings, self._clock, chosen or "usage", endpoint_is_final=chosen is not None
-        )
-        return [stream_type(self, run) for stream_type in STREAM_TYPES]
+        return [stream_type(self, self.run) for stream_type in STREAM_TYPES]
 
     @override
     def setup_mapper(self) -> None:
@@ -152,11 +152,13 @@ class TapCrankWheel(Tap):
     def load_state(self, state: dict[str, Any]) -> None:
         try:
             for name, bookmark in state["bookmarks"].items() if state else ():
-                value = bookmark.get("replication_key_value")
                 if name not in self.streams:
                     raise CrankWheelError(f"The state is of another tap: it has a stream {name}.")
-                if isinstance(self.streams[name], WindowedStream) and value is not None:
-                    parse_timestamp(value)
+                if isinstance(self.streams[name], WindowedStream):
+                    parse_date(bookmark.get("replication_key_value"))
+                endpoint = bookmark.get("usage_endpoint")
+                if endpoint and not self.settings.usage_endpoint:
+                    self.run.usage_endpoint, self.run.endpoint_is_final = endpoint, True
             super().load_state(state)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise CrankWheelError(
@@ -166,25 +168,23 @@ class TapCrankWheel(Tap):
 
     @classmethod
     @override
-    def cb_config(cls, ctx: click.Context, param: click.Option, value: tuple[str, ...]) -> Any:
-        with _one_line_errors():
-            return super().cb_config(ctx, param, value)
-
-    @classmethod
-    @override
-    def invoke(cls, **kwargs: Any) -> None:
-        with _one_line_errors():
-            super().invoke(**kwargs)
+    def get_singer_command(cls) -> click.Command:
+        """Return the SDK's command, of which no callback ends in a traceback that a user causes."""
+        command = super().get_singer_command()
+        owners: list[Any] = [command, *command.params]
+        for owner in owners:
+            if owner.callback:
+                owner.callback = _one_line_errors()(owner.callback)
+        return command
 
     @classmethod
     @override
     def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
-        with _one_line_errors():
-            try:
-                super().cb_test(ctx, param, value)
-            except click.exceptions.Exit:
-                cls.logger.info("Test passed.")
-                raise
+        try:
+            super().cb_test(ctx, param, value)
+        except click.exceptions.Exit:
+            cls.logger.info("Test passed.")
+            raise
 
 
 @contextlib.contextmanager
@@ -193,18 +193,14 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # What is left in the buffer would fail again when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise CrankWheelError("The target has ended: see what it says.") from None
     except (ConfigurationError, MappingError) as error:
         lines = getattr(error, "errors", [f"stream_maps: {error}"])
         raise CrankWheelError(" ".join(lines)) from None
     except Exception as error:
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        modules = {frame.f_globals["__name__"] for frame in frames}
+        frames = traceback.walk_tb(error.__traceback__)
+        modules = {frame.f_globals["__name__"] for frame, _ in frames}
         for module, message in _CAUSES.items():
             if module in modules:
-                variables = [frame.f_locals.get("env_var_name", "") for frame in frames]
-                details = {"kind": type(error).__name__, "variable": max(variables)}
-                raise CrankWheelError(message.format(**details)) from None
+                raise CrankWheelError(message.format(kind=type(error).__name__)) from None
         raise

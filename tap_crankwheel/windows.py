@@ -45,13 +45,16 @@ def parse_timestamp(text: str) -> datetime:
         The moment, in UTC.
 
     Raises:
-        ValueError: It is not a timestamp, or the calendar does not have it.
+        ValueError: It is not a timestamp, or the calendar does not have it, also not in UTC.
     """
     # The library also reads times of today, durations, years and intervals.
     if "/" in text or not _DATE_FIRST.match(text):
         raise ValueError("not an ISO 8601 timestamp")
-    # A plain datetime: pendulum's own does not do arithmetic in a zone of the standard library.
-    return to_utc(datetime.fromisoformat(str(pendulum.parse(text))))
+    try:
+        # A plain datetime: pendulum's own does not do arithmetic in a zone of the standard library.
+        return to_utc(datetime.fromisoformat(str(pendulum.parse(text))))
+    except OverflowError:
+        raise ValueError("outside of the calendar") from None
 
 
 def to_utc(moment: datetime) -> datetime:

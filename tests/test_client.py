@@ -83,7 +83,7 @@ def test_permanent_faults_end_the_run(sandbox: Sandbox, retry_waits: Waits, faul
     ("fault", "message"),
     [
         ("400", "400 Bad Request: it refuses the request"),
-        ("401", "GET /user_access: the API answered 401 Unauthorized: it rejects the key"),
+        ("401", "GET /user_access: the API responded 401 Unauthorized: it rejects the key"),
         ("403", "403 Forbidden: the key may not read this"),
         ("404", "404 Not Found: there is no such address: check api_url"),
         ("418", "418 I'm a Teapot: the tap does not know what this status"),
