@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How far back the API goes when a request has no range (the vendor's pages, of `/demo_usage`).
+#: How far back the API goes when a request has no range (the vendor's pages, of `/demo_usage`; a
+#: guess for the others). Windows are cut there: a longer one would hide that the range is ignored.
 DEFAULT_HISTORY = timedelta(days=28)
-#: Windows are cut here: one that overlaps the last 28 days would hide a server that ignores ranges.
-RECENT = timedelta(days=30)
 #: An item does not belong to a window if it ended this long before it, or starts this long after
 #: it, whichever way the API selects. A session, and the handling of a request, may take days.
 TOO_EARLY, TOO_LATE = timedelta(days=7), timedelta(days=2)
@@ -69,7 +68,7 @@ class WindowedStream(CrankWheelStream):
     def windows(self, history: Window) -> list[Window]:
         """Return the windows of a part of the history, oldest first."""
         length, (start, end) = timedelta(days=self.settings.window_days), history
-        cut = max(start, min(end, self.now - RECENT))
+        cut = max(start, min(end, self.now - DEFAULT_HISTORY))
         parts = Window(start, cut), Window(cut, end)
         return [window for part in parts for window in windows.split(part, length)]
 

@@ -13,52 +13,6 @@ USAGE = ("account_stats", "agent_stats", "usage_sessions")
 NOW = s.NOW
 
 
-# --- a range that the server ignores -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("days", [33, 35, 60, 200])
-@pytest.mark.parametrize("stream", ["usage_sessions", "demo_requests", *USAGE[:2], "demo_stats"])
-@pytest.mark.parametrize("settings", [{}, {"window_days": 366, "stats_period": "month"}], ids=str)
-def test_a_range_that_the_server_ignores_ends_the_run(
-    stream: str, days: int, settings: s.Row
-) -> None:
-    for now in (NOW, NOW - timedelta(days=17)):  # in another part of the month
-        start = (now - timedelta(days=days)).isoformat()
-        account = s.small_account(days=220, fixed_now=now)
-        with Sandbox(account, Behaviour(**VARIANTS["ignores-range"])).running() as sandbox:
-            config = s.config_for(sandbox, start_date=start, **settings)
-            del config["end_date"]
-            message, output = s.failing(config, stream, clock=s.FakeClock(now))
-        assert "ignores the range, perhaps since" in message
-        for value in output.bookmarks.values() if output.states else ():
-            assert value < start
-
-
-def test_a_response_that_is_no_sign_of_an_ignored_range_is_no_alarm() -> None:
-    def odd(_: datetime, end: datetime) -> s.Row:
-        one = end.date().isoformat() == "2026-08-20"  # one record in all, dated wrong
-        late = (NOW + timedelta(days=900)).isoformat()
-        session = {"session_id": 1, "start_date": late, "email": "ann"}
-        return {"sessions": [session] if one else []}
-
-    def a_day_off(start: datetime, end: datetime) -> s.Row:
-        low, high = (f"{m + timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}" for m in (start, end))
-        found = s.all_sessions(s.small_account())
-        return {"sessions": [item for item in found if low <= item["start_date"] <= high]}
-
-    for usage in (odd, a_day_off):
-        with s.ScriptedSandbox(usage=usage).running() as sandbox:
-            s.sync(s.config_for(sandbox, window_days=1), select=USAGE, clock=s.FakeClock(NOW))
-
-
-def test_windows_are_cut_30_days_before_the_run(sandbox: Sandbox) -> None:
-    config = s.config_for(sandbox, start_date="2026-01-01", window_days=366)
-    s.sync(config, select=("usage_sessions",), clock=s.FakeClock(NOW))
-    second = timedelta(seconds=1)
-    cut = NOW - timedelta(days=30)
-    assert sorted(end for _, end in s.ranges(sandbox, "usage")) == [cut + second, NOW + second]
-
-
 # --- the endpoint of sessions --------------------------------------------------------------------
 
 

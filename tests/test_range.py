@@ -1,0 +1,222 @@
+"""Whether the server looks at the range: noticed if it does not, and no alarm if it does."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tap_crankwheel.errors import CrankWheelError
+from tap_crankwheel.sandbox.server import VARIANTS, Behaviour, Sandbox
+from tests import support as s
+
+LISTS = ("usage_sessions", "demo_requests")
+WINDOWED = (*LISTS, "account_stats", "agent_stats", "demo_stats")
+NOW = s.NOW
+DAY = timedelta(days=1)
+CASES = [
+    *((stream, {"window_days": days}) for stream in LISTS for days in (1, 7)),
+    *((x, {"stats_period": unit}) for x in WINDOWED[2:] for unit in ("hour", "day", "week")),
+]
+
+Item = tuple[datetime, datetime | None]  # when it starts and ends; None: it never does
+
+
+@dataclass
+class History:
+    """An API with a history of sessions, or demo requests, which it selects in some way.
+
+    Attributes:
+        items: The history.
+        select: What of an item has to lie in the range: its start, its end, or any overlap.
+        exact: Whether the API looks at the days of a range alone.
+        shift: How far its times are from UTC, which it does not say.
+        open_end: What it sends as the end of what still runs: start, last or nothing.
+        event: How long after the start the last event of a request is, instead of its end.
+        now: The moment at which it is asked.
+    """
+
+    items: list[Item]
+    select: str = "start"
+    exact: str = "second"
+    shift: timedelta = timedelta(0)
+    open_end: str = "last"
+    event: timedelta | None = None
+    now: datetime = NOW
+
+    def respond(self, start: datetime, end: datetime) -> s.Row:
+        if self.exact == "day":
+            start, end = (
+                moment.replace(hour=0, minute=0, second=0) for moment in (start, end + DAY)
+            )
+        found = []
+        for number, (begins, ends) in enumerate(self.items):
+            stops = min(ends or self.now, self.now) + self.shift
+            at = {"start": (begins + self.shift,) * 2, "end": (stops,) * 2}
+            first, last = at.get(self.select, (begins + self.shift, stops))
+            if start <= last and first <= end and (begins <= self.now or begins > NOW + 15 * DAY):
+                found.append(self.item(number, begins + self.shift, stops, ends))
+        return {"sessions": found, "total_canceled_requests": 0, "stats": {}}
+
+    def item(self, number: int, begins: datetime, stops: datetime, ends: datetime | None) -> s.Row:
+        running = ends is None or ends > self.now
+        zone = "" if self.shift else "Z"
+        start, last = (f"{moment:%Y-%m-%dT%H:%M:%S}{zone}" for moment in (begins, stops))
+        event = begins + self.event if self.event else stops
+        return {
+            "session_id": number,
+            "email": "ann@example.com",
+            "start_date": start,
+            "start_ts": start,
+            "end_date": {"start": start, "last": last}.get(self.open_end) if running else last,
+            "last_event_ts": f"{event:%Y-%m-%dT%H:%M:%S}{zone}",
+            "session_ended": not running,
+            "duration": 60,
+        }
+
+
+def daily(count: float, length: timedelta = timedelta(minutes=20)) -> list[Item]:
+    """Return a history of 40 days before the first run and 15 after it, with items of a length."""
+    spaces = (n / count for n in range(int(55 * count)))
+    starts = (NOW - 40 * DAY + timedelta(days=space, minutes=7) for space in spaces)
+    return [(start, start + length) for start in starts]
+
+
+# --- what is noticed -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stream", "settings"), CASES, ids=str)
+def test_an_ignored_range_ends_the_run_in_a_short_history_too(stream: str, settings: s.Row) -> None:
+    for phase in (0.05, 0.5, 0.95):
+        starts = [NOW - timedelta(days=28 / 5 * (n + phase)) for n in range(5)]
+        everything = History([(start, start + DAY / 72) for start in starts], select="overlap")
+        respond = everything.respond(NOW - 28 * DAY, NOW)
+        with s.ScriptedSandbox(usage=respond, demo_usage=respond).running() as sandbox:
+            for days in range(2, 28):
+                start = (NOW - timedelta(days=days)).isoformat()
+                config = s.config_for(sandbox, start_date=start, **settings)
+                del config["end_date"]
+                message, _ = s.failing(config, stream, clock=s.FakeClock(NOW))
+                assert "The server ignores the range, perhaps since" in message
+
+
+@pytest.mark.parametrize("days", [29, 30, 33, 35, 60, 200])
+@pytest.mark.parametrize("stream", WINDOWED)
+@pytest.mark.parametrize("settings", [{}, {"window_days": 366, "stats_period": "month"}], ids=str)
+def test_an_ignored_range_ends_the_run_in_a_long_history(
+    stream: str, days: int, settings: s.Row
+) -> None:
+    for now in (NOW, NOW - timedelta(days=17)):  # in another part of the month
+        start = (now - timedelta(days=days)).isoformat()
+        account = s.small_account(days=220, fixed_now=now)
+        with Sandbox(account, Behaviour(**VARIANTS["ignores-range"])).running() as sandbox:
+            config = s.config_for(sandbox, start_date=start, **settings)
+            del config["end_date"]
+            message, output = s.failing(config, stream, clock=s.FakeClock(now))
+        assert "ignores the range, perhaps since" in message
+        for value in output.bookmarks.values() if output.states else ():
+            assert value < start
+
+
+@pytest.mark.parametrize(("stream", "settings"), CASES, ids=str)
+def test_a_server_that_begins_to_ignore_the_range_is_noticed_at_once(
+    stream: str, settings: s.Row
+) -> None:
+    with Sandbox(s.small_account(days=40)).running() as sandbox:
+        config = s.config_for(sandbox, **settings)
+        del config["end_date"]
+        first = s.sync(config, select=(stream,), clock=s.FakeClock(NOW))
+        sandbox.behaviour = Behaviour(**VARIANTS["ignores-range"])
+        later = sandbox.account.fixed_now = NOW + DAY
+        with pytest.raises(CrankWheelError, match=r"items lie outside of the range, by up to \d"):
+            s.sync(config, state=first.state, select=(stream,), clock=s.FakeClock(later))
+
+
+@pytest.mark.parametrize(("stream", "settings"), CASES, ids=str)
+def test_a_cache_that_does_not_look_at_the_query_is_noticed(stream: str, settings: s.Row) -> None:
+    history, cache = History(daily(60)), list[s.Row]()
+
+    def cached(start: datetime, end: datetime) -> s.Row:
+        if not cache:
+            cache.append(history.respond(start, end))
+        return cache[0]
+
+    with s.ScriptedSandbox(usage=cached, demo_usage=cached).running() as sandbox:
+        start = (NOW - 28 * DAY).isoformat()
+        config = s.config_for(sandbox, start_date=start, max_parallel_requests=1, **settings)
+        del config["end_date"]
+        message, _ = s.failing(config, stream, clock=s.FakeClock(NOW))
+    assert "or caches responses" in message
+
+
+# --- what is no alarm ----------------------------------------------------------------------------
+
+SIX_DAYS = timedelta(days=6)
+ODD: dict[str, dict[str, Any]] = {
+    **{
+        f"a session that never ended, with {end} as its end": {"select": "overlap", "open_end": end}
+        for end in ("start", "last", "nothing")
+    },
+    **{f"six days long, by {by}": {"select": by} for by in ("start", "end", "overlap")},
+    "answered six days later": {"select": "end", "event": SIX_DAYS},
+    "last event before the start": {"event": -2 * DAY},
+    "exact to the day": {"exact": "day"},
+    **{
+        f"naive times, {hours:+} h": {"shift": timedelta(hours=hours)} for hours in (-12, -5, 9, 14)
+    },
+    "items of the future": {},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("count", [1 / 30, 0.2, 1, 5])
+def test_no_false_alarm_of_an_ignored_range(case: str, count: float) -> None:
+    items = daily(count, SIX_DAYS if "six days" in case else timedelta(minutes=20))
+    if "never" in case:
+        items += [(NOW - 35 * DAY, None), (NOW - 20 * DAY, None)]
+    if "future" in case:
+        items += [(NOW + timedelta(days=400 + n), NOW + timedelta(days=401)) for n in range(9)]
+    history = History(items, **ODD[case])
+
+    def respond(start: datetime, end: datetime) -> s.Row:
+        found = history.respond(start, end)
+        if "future" in case:  # listed whatever the range
+            late = history.respond(NOW + 300 * DAY, NOW + 500 * DAY)["sessions"]
+            found["sessions"] += [item for item in late if item not in found["sessions"]]
+        return found
+
+    state: Any = None
+    rows = 0
+    with s.ScriptedSandbox(usage=respond, demo_usage=respond).running() as sandbox:
+        config = s.config_for(sandbox, start_date=(NOW - 30 * DAY).isoformat())
+        del config["end_date"]
+        for day in range(14):
+            history.now = NOW + day * DAY
+            output = s.sync(config, state=state, select=WINDOWED, clock=s.FakeClock(history.now))
+            state = output.state
+            rows += len([*itertools.chain.from_iterable(output.records.values())])
+    assert rows
+
+
+def test_a_single_item_is_never_a_sign_of_an_ignored_range() -> None:
+    def odd(_: datetime, end: datetime) -> s.Row:
+        one = end.date().isoformat() == "2026-08-20"  # one record in all, dated wrong
+        session = {"session_id": 1, "start_date": NOW.isoformat(), "email": "ann"}
+        return {"sessions": [session] if one else []}
+
+    with s.ScriptedSandbox(usage=odd).running() as sandbox:
+        records = s.sync(s.config_for(sandbox, window_days=1), select=LISTS[:1]).records
+    assert len(records["usage_sessions"]) == 1
+
+
+def test_windows_are_cut_28_days_before_the_run(sandbox: Sandbox) -> None:
+    config = s.config_for(sandbox, start_date="2026-01-01", window_days=366)
+    s.sync(config, select=("usage_sessions",), clock=s.FakeClock(NOW))
+    second = timedelta(seconds=1)
+    cut = NOW - timedelta(days=28)
+    assert sorted(end for _, end in s.ranges(sandbox, "usage")) == [cut + second, NOW + second]
