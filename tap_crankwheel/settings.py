@@ -99,15 +99,15 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         "request_timeout",
         th.IntegerType(minimum=1, maximum=3600),
         default=90,
-        description="How many seconds the server may stay silent. After that, a range of more than an "
-        "hour is requested in halves, and any other request is retried.",
+        description="How many seconds the server may stay silent. After that, a range of more than "
+        "an hour is requested in halves, and any other request is retried.",
     ),
     th.Property(
         "api_url",
         th.StringType,
         default="https://meeting.is/ss/api",
-        description="The URL of the API. Change it to read from a sandbox or through a gateway. It begins "
-        "with https://; http:// is accepted for localhost only.",
+        description="The URL of the API. Change it to read from a sandbox or through a gateway. It "
+        "begins with https://; http:// is accepted for localhost only.",
     ),
 ).to_dict()
 
