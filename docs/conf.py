@@ -25,6 +25,7 @@ CONTENTS = """
 :hidden:
 
 docs/reference
+docs/api
 docs/running
 docs/how-it-reads
 docs/personal-data

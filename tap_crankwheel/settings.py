@@ -48,7 +48,7 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         th.IntegerType(minimum=0, maximum=3650),
         default=7,
         description="How many days before the bookmark each run reads again, because sessions and "
-        "demo requests still change. Raise it if agents take requests later than that.",
+        "demo requests may still change. Raise it if agents take requests later than that.",
     ),
     th.Property(
         "window_days",
@@ -98,13 +98,15 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         "request_timeout",
         th.IntegerType(minimum=1, maximum=3600),
         default=90,
-        description="How many seconds the server may stay silent before a request is retried.",
+        description="How many seconds the server may stay silent. After that, a range of more than "
+        "an hour is requested in halves, and any other request is retried.",
     ),
     th.Property(
         "api_url",
         th.StringType,
         default="https://meeting.is/ss/api",
-        description="The URL of the API. Change it to read from a sandbox or through a gateway.",
+        description="The URL of the API. Change it to read from a sandbox or through a gateway. It "
+        "begins with https://; http:// is accepted for localhost only.",
     ),
 ).to_dict()
 

@@ -27,6 +27,7 @@ def test_the_page_has_tables_and_a_diagram() -> None:
     text = PAGE.read_text()
     assert "| `api_key` | text | **Required.** A read-only API key" in text
     assert 'One of hour, day, week, month. Default: `"day"`. |' in text
+    assert "From 1 to 10. Default: `4`. |" in text
     assert "| `viewer_info.locations` | list of texts |" in text
     assert text.count("<details>") == 1  # the fields of demo_requests
     (said,) = re.findall(r"^!\[(.*)\.\]\(diagram\.svg\)$", text, re.MULTILINE)

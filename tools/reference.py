@@ -86,6 +86,8 @@ def settings_table(schema: dict[str, Any]) -> str:
         what = html.escape(setting["description"], quote=False)
         if "enum" in setting:
             what += f" One of {', '.join(setting['enum'])}."
+        if "minimum" in setting:
+            what += f" From {setting['minimum']} to {setting['maximum']}."
         if "default" in setting:
             what += f" Default: `{json.dumps(setting['default'])}`."
         if name in schema["required"]:
