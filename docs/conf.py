@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 project = "tap-crankwheel"
+project_copyright = "the tap-crankwheel developers"
 html_title = project
 html_copy_source = False
+html_permalinks = False  # below some headings, their sign takes a line of its own
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_theme = "furo"
 html_extra_path = ["index.html"]  # the first page is README
 extensions = ["myst_parser", "sphinx_copybutton"]

@@ -1,8 +1,7 @@
 """Runs the queries of `docs/queries.md`: `python tools/queries.py`.
 
 It asks the sandbox account that the README's first command loads, all but the queries that are only
-for PostgreSQL. Below each query it writes the result, and where a chart follows that, draws it: of
-the result's first column the labels, of its last the heights.
+for PostgreSQL. Below each query it writes the result, and where a chart follows that, draws it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _QUERY = re.compile(
 _STYLE = Style(
     background="white",
     plot_background="white",
-    colors=("#3b6ea5",),
+    colors=("#3b6ea5", "#a9c4e0"),
     font_family="sans-serif",
     opacity="1",
     **dict.fromkeys(
@@ -45,23 +44,35 @@ def table(columns: list[str], rows: list[tuple[Any, ...]]) -> str:
 
 
 def chart(title: str, rows: list[tuple[Any, ...]]) -> str:
-    """Return a bar chart of the first and last column of a result, as SVG."""
+    """Return a bar chart of a result, as SVG.
+
+    The first column has the labels, and the last the heights. Where a label would repeat, the
+    second column has the labels, and the first tells apart the bars of one label.
+    """
+    grouped = len({row[0] for row in rows}) < len(rows)
+    labels = list(dict.fromkeys(str(row[grouped]) for row in rows))
+    series: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        series.setdefault(str(row[0]) if grouped else title, {})[str(row[grouped])] = row[-1]
     bars = pygal.Bar(
         title=title,
         style=_STYLE,
         width=720,
         height=300,
         explicit_size=True,
-        show_legend=False,
+        show_legend=grouped,
+        legend_at_bottom=True,
         show_y_guides=False,
+        max_scale=8,
         print_values=True,
         print_values_position="top",
         js=[],  # no scripts, and no names made at random: the same data is the same file
         no_prefix=True,
         disable_xml_declaration=True,
     )
-    bars.x_labels = [str(row[0]) for row in rows]
-    bars.add(title, [row[-1] for row in rows])
+    bars.x_labels = labels
+    for name, heights in sorted(series.items()):
+        bars.add(name, [heights.get(label) for label in labels])
     # Without its comments, which hold the date.
     return re.sub(r"<!--.*?-->", "", bars.render()) + "\n"
 

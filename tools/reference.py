@@ -1,7 +1,8 @@
 """Writes what the tap can say of itself where people look it up: `python tools/reference.py`.
 
 The tables and the diagram of `docs/reference.md`, the plugin definition for Meltano Hub, and the
-settings in `meltano.yml` come from `tap-crankwheel --about` and from the schemas.
+settings in `meltano.yml` come from `tap-crankwheel --about` and from the schemas. The example rows
+of `docs/reference.md` come from the sandbox account.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from importlib.metadata import metadata
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import yaml
 from ruamel.yaml import YAML
 
+from tap_crankwheel.sandbox.tap import TapCrankWheelSandbox
 from tap_crankwheel.tap import TapCrankWheel
 
 ROOT = Path(__file__).parents[1]
@@ -106,9 +109,39 @@ def fields(schema: dict[str, Any], prefix: str = "") -> list[str]:
     return rows
 
 
+def folded(summary: str, content: str) -> str:
+    """Return what a page shows only when its summary is clicked."""
+    return f"<details><summary>{summary}</summary>\n\n{content}\n\n</details>"
+
+
+def filled(row: dict[str, Any], schema: dict[str, Any]) -> int:
+    """Return how many fields of a row are not null, false, zero or empty; objects' included."""
+    return sum(
+        filled(row[name], field) if "properties" in field else bool(row.get(name))
+        for name, field in schema["properties"].items()
+    )
+
+
+def examples() -> dict[str, str]:
+    """Return for each stream a row of the sandbox account as JSON, without what is null.
+
+    It is the row with the most fields. Of several, it is the shortest.
+    """
+    found = {}
+    with redirect_stdout(TextIOWrapper(BytesIO())):  # the states that the streams write
+        for name, stream in TapCrankWheelSandbox().streams.items():
+            rows = json.loads(
+                json.dumps(list(stream.get_records(None))),
+                object_pairs_hook=lambda pairs: {k: v for k, v in pairs if v is not None},
+            )
+            row = min(rows, key=lambda row: (-filled(row, stream.schema), len(str(row))))
+            found[name] = json.dumps(row, indent=2, ensure_ascii=False)
+    return found
+
+
 def streams_tables() -> str:
-    """Return a table of fields for each stream."""
-    parts = []
+    """Return a table of fields and an example for each stream."""
+    parts, example = [], examples()
     for name, stream in STREAMS.items():
         keys = ", ".join(f"`{key}`" for key in stream.primary_keys)
         method = (
@@ -117,15 +150,14 @@ def streams_tables() -> str:
             else "the whole table at every run"
         )
         rows = ["| Field | Type | What it is |", "|---|---|---|", *fields(stream.schema)]
-        if len(rows) > LONG:
-            rows = ["<details><summary>Fields</summary>\n", *rows, "\n</details>"]
+        table = "\n".join(rows)
         parts += [
-            f"### {name}\n",
-            f"{(type(stream).__doc__ or '').splitlines()[0]} Key: {keys}; {method}.\n",
-            *rows,
-            "",
+            f"### {name}",
+            f"{(type(stream).__doc__ or '').splitlines()[0]} Key: {keys}; {method}.",
+            folded("Fields", table) if len(rows) > LONG else table,
+            folded("Example", f"```json\n{example[name]}\n```"),
         ]
-    return "\n".join(parts).rstrip()
+    return "\n\n".join(parts)
 
 
 def joins() -> list[tuple[str, str, str]]:

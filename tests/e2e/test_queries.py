@@ -42,7 +42,7 @@ def test_the_answers_and_charts_are_current(warehouse: Path) -> None:
     for path, text in files.items():
         assert path.read_text() == text, "run: uv run python tools/queries.py"
     charts = [text for path, text in files.items() if path.suffix == ".svg"]
-    assert len(charts) == 2
+    assert len(charts) == 3
     assert not any("<!--" in chart for chart in charts)  # where the library writes the date
 
 
@@ -77,7 +77,7 @@ def ask(account: Account, folder: Path, url: str, **settings: str) -> dict[str, 
 
 def test_both_databases_answer_all_questions_alike(postgres: str, tmp_path: Path) -> None:
     answers = ask(Account(fixed_now=SANDBOX_NOW), tmp_path, postgres)
-    assert len(answers) == 12
+    assert len(answers) == 13
     assert all(answers.values())
 
 

@@ -47,10 +47,9 @@ def main(names: list[str]) -> int:
             failed |= not as_known
             start = f"| {target.label or f'`{target.name}`'} | "
             print(start, *found, flush=True)  # noqa: T201
-            # The remarks are written by hand, so a new target needs a row with them first.
+            # A new target needs a row first, and below the table its remarks, by hand.
             old = next(line for line in PAGE.read_text().split("\n") if line.startswith(start))
-            line = start + " | ".join([*found, *old.rsplit("| ", 1)[1:]])
-            PAGE.write_text(PAGE.read_text().replace(old, line))
+            PAGE.write_text(PAGE.read_text().replace(old, f"{start}{' | '.join(found)} |"))
     if not names:
         date = datetime.now(timezone.utc).date().isoformat()
         PAGE.write_text(re.sub(r"(?<=Last tried on )[\d-]+", date, PAGE.read_text()))

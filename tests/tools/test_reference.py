@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
 import re
 from xml.etree import ElementTree as ET
 
 import yaml
 
+from tap_crankwheel.sandbox.account import Account
+from tap_crankwheel.sandbox.tap import NOW
 from tap_crankwheel.tap import TapCrankWheel
 from tap_crankwheel.windows import PERIODS
+from tests.support import Row, expected_requests, expected_sessions, expected_users
 from tools.reference import DIAGRAM, PAGE, PLUGIN, PROJECT, about, render
 
 KINDS = {
@@ -29,7 +33,8 @@ def test_the_page_has_tables_and_a_diagram() -> None:
     assert 'One of hour, day, week, month. Default: `"day"`. |' in text
     assert "From 1 to 10. Default: `4`. |" in text
     assert "| `viewer_info.locations` | list of texts |" in text
-    assert text.count("<details>") == 1  # the fields of demo_requests
+    folded = re.findall(r"^<details><summary>(\w+)</summary>$", text, re.MULTILINE)
+    assert folded == [*["Example"] * 2, "Fields", *["Example"] * 4]  # the fields of demo_requests
     (said,) = re.findall(r"^!\[(.*)\.\]\(diagram\.svg\)$", text, re.MULTILINE)
     assert said.split("; ") == [
         "agent_stats joins account_stats by period, timezone, period_start",
@@ -43,6 +48,28 @@ def test_the_page_has_tables_and_a_diagram() -> None:
     assert sorted(shown) == sorted(join.split(" by ")[1] for join in said.split("; "))
     names = {text.text for text in drawn if text.get("class") == "name"}
     assert names == TapCrankWheel(config={"api_key": "none"}).streams.keys()
+
+
+def without_nulls(row: Row) -> Row:
+    return {
+        name: without_nulls(value) if isinstance(value, dict) else value
+        for name, value in row.items()
+        if value is not None
+    }
+
+
+def test_the_examples_are_rows_of_the_sandbox_account() -> None:
+    examples = {
+        section.split("\n")[0]: json.loads(section.split("```json\n")[1].split("```")[0])
+        for section in PAGE.read_text().split("\n### ")[1:]
+    }
+    streams, account = TapCrankWheel(config={"api_key": "none"}).streams, Account(fixed_now=NOW)
+    for name, stream in streams.items():
+        assert stream.schema["properties"].keys() - examples[name].keys() <= {"extra"}
+    assert examples["usage_sessions"] in map(without_nulls, expected_sessions(account))
+    assert examples["users"] in map(without_nulls, expected_users(account))
+    del examples["demo_requests"]["id"]
+    assert examples["demo_requests"] in map(without_nulls, expected_requests(account))
 
 
 def test_meltano_knows_every_setting() -> None:
