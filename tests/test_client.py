@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Waits = list[float]
 
 NEVER = "no such fault"
+SECRET = "pr0xy-passw0rd"  # noqa: S105
 
 
 def error_of(sandbox: Sandbox, *select: str, **settings: object) -> str:
@@ -208,6 +209,22 @@ def test_waiting_for_rate_limits_has_a_bound(sandbox: Sandbox, clock: s.FakeCloc
     assert "429 Too Many Requests" in message
     assert len(sandbox.requests) == 3
     assert 3000 <= sum(clock.pauses) < 3600
+    sandbox.behaviour = Behaviour(faults=itertools.repeat("429:7200"))
+    message, _ = s.failing(s.config_for(sandbox), "users", clock=clock)
+    assert message.endswith(
+        "429 Too Many Requests: 7200 seconds are too long to wait for it: run again later."
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "low", "high"), [("0.493", 1, 2), ("2.5", 2.5, 4), ("nan", 10, 11), ("-5", 10, 11)]
+)
+def test_a_wait_may_be_asked_for_in_fractions(
+    sandbox: Sandbox, clock: s.FakeClock, asked: str, low: float, high: float
+) -> None:
+    sandbox.behaviour = Behaviour(faults=iter([f"429:{asked}"]))
+    s.sync(s.config_for(sandbox), select=("users",), clock=clock)
+    assert low <= sum(clock.pauses) <= high
 
 
 def test_each_wait_is_a_second_or_more(sandbox: Sandbox, clock: s.FakeClock) -> None:
@@ -289,6 +306,8 @@ def test_below_an_hour_a_refused_range_is_an_error(sandbox: Sandbox) -> None:
         ("demo_requests", {"sessions": [{"start": 1}]}, "a demo request has no usable `start_ts`"),
         ("account_stats", {"sessions": None}, "`sessions` is not a list"),
         ("demo_stats", {"error": "no"}, "the response has no `sessions`"),
+        ("usage_sessions", {"sessions": [], "error": "x"}, "`sessions` is empty, and `error` says"),
+        ("demo_stats", {"sessions": [], "errors": ["x"]}, "`sessions` is empty, and `errors` says"),
         ("users", 3, "the response is not an object"),
         ("users", {"errors": "no"}, "neither a list nor an object with one list"),
         ("users", {"a": [], "b": []}, "neither a list nor an object with one list"),
@@ -308,8 +327,8 @@ def test_another_form_of_payload_ends_the_run(stream: str, document: object, mes
     assert message in found
 
 
-def test_what_says_that_nothing_is_cut_is_no_error() -> None:
-    envelope = {"has_more": False, "next": "", "next_page": 2, "total_count": 7}
+def test_what_says_that_nothing_is_cut_or_wrong_is_no_error() -> None:
+    envelope = {"has_more": False, "next": "", "next_page": 2, "errors": [], "error": None}
     with s.ScriptedSandbox(usage={"sessions": [], **envelope}).running() as sandbox:
         rows = s.sync(s.config_for(sandbox), select=("account_stats",)).records["account_stats"]
     assert rows[0]["extra"] == envelope
@@ -423,6 +442,18 @@ def test_a_bundle_of_certificates_that_is_not_there_is_one_line(
     assert users_of(sandbox)  # of no use here
     message = error_of(sandbox, "users", api_url="https://crankwheel.invalid/ss/api")
     assert "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file" in message
+
+
+@pytest.mark.parametrize(
+    "proxy", ["socks5h://127.0.0.1:1080", "http://", "ftp://127.0.0.1:9", f"http://u:{SECRET}@h:x"]
+)
+def test_a_proxy_that_cannot_be_used_is_one_line(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    message = error_of(sandbox, "users", api_url="https://crankwheel.invalid/ss/api")
+    assert "the proxy that the environment names cannot be used: write it as http://" in message
+    assert SECRET not in message
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

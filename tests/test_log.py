@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tap_crankwheel.tap import TapCrankWheel
 from tap_crankwheel.windows import format_timestamp
 from tests import support as s
@@ -12,8 +14,6 @@ from tests import support as s
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
-
-    import pytest
 
     from tap_crankwheel.sandbox.server import Sandbox
 
@@ -70,21 +70,56 @@ def test_an_empty_range_is_logged(sandbox: Sandbox, caplog: pytest.LogCaptureFix
     assert warnings[0].startswith("account_stats: nothing to read: start_date is not before")
 
 
+@pytest.mark.parametrize("lookback_days", [0, 7])
+def test_an_end_date_that_stays_is_logged(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture, lookback_days: int
+) -> None:
+    dates = {"start_date": "2026-08-14", "end_date": "2026-08-30", "lookback_days": lookback_days}
+    config = s.config_for(sandbox, **dates)
+    state = s.sync(config).state
+    assert not logged(caplog, "end_date")
+    s.sync(config, state=state)
+    says = "end_date is reached: remove it to read on."
+    assert logged(caplog, "end_date") == [f"{name}: {says}" for name in s.STREAMS[:-1]]
+    assert not logged(caplog, "start_date is not")
+    caplog.clear()
+    s.sync({**config, "end_date": "2030-01-01"}, state=state, clock=s.FakeClock(s.NOW))
+    assert not logged(caplog, "end_date")
+
+
+def test_after_twenty_unknown_fields_the_log_says_how_many_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    user = {"email": "ann@example.com", **{f"fieldNumber{n:02}": n for n in range(23)}}
+    with s.ScriptedSandbox(users=[user]).running() as sandbox:
+        s.sync(s.config_for(sandbox), select=("users",))
+    (line,) = logged(caplog, "unknown fields")
+    assert line.endswith(" fieldNumber18, fieldNumber19, and 3 more")
+
+
 def test_unknown_fields_are_named_without_values_and_without_names_of_people(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
     session = {"session_id": 1, "email": "ann@example.com", "start_date": "2026-08-30T10:00:00Z"}
     sessions = [
-        {**session, "rating": 5, "viewer_info": {"devices": ["phone"]}},
-        {**session, "session_id": 2, "rating": 4, "bob@example.com": "secret", "duration": "long"},
+        {**session, "recordingUrl": 5, "viewer_info": {"devices": ["phone"]}},
+        {
+            **session,
+            "session_id": 2,
+            "recordingUrl": 4,
+            "bob@example.com": "secret",
+            "duration": "long",
+        },
         {**session, "session_id": 3, "viewer_info": {"JaneDoe": 1, "203.0.113.5": 1, "555": 1}},
     ]
     with s.ScriptedSandbox(usage={"sessions": sessions, "currency": "EUR"}).running() as sandbox:
         config = s.config_for(sandbox, start_date="2026-08-30", end_date="2026-08-31")
         s.sync(config, select=("usage_sessions", "account_stats"))
     says = "the API sends unknown fields:"
+    masked = "currency, duration, recordingUrl, viewer_info.devices, viewer_info.…, …"
     assert logged(caplog, says) == [
         f"account_stats: {says} currency",
-        f"usage_sessions: {says} currency, duration, rating, viewer_info.devices, viewer_info.…, …",
+        f"usage_sessions: {says} {masked}",
     ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
+from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.sandbox.server import VARIANTS, Behaviour, Sandbox
 from tests import support as s
 
@@ -61,6 +63,56 @@ def test_an_endpoint_that_fits_or_is_chosen_is_kept_to(sandbox: Sandbox) -> None
     message, _ = s.failing(s.config_for(sandbox, usage_endpoint="usage"), *USAGE)
     assert "404" in message
     assert s.ranges(sandbox, "usage_new") == []
+
+
+def test_a_later_run_stays_with_the_endpoint_of_the_first(sandbox: Sandbox) -> None:
+    config = s.config_for(sandbox)
+    del config["end_date"]
+    first = s.sync(config, select=USAGE, clock=s.FakeClock(NOW))
+    named = {name: "usage_endpoint" in state for name, state in first.state["bookmarks"].items()}
+    # The statistics of agents were counted by those of the account, without a request.
+    assert named == {"account_stats": True, "agent_stats": False, "usage_sessions": True}
+    sandbox.requests.clear()
+    sandbox.behaviour = Behaviour(no_access={"usage": 404})
+    later: Any = {"select": USAGE, "clock": s.FakeClock(NOW + timedelta(days=1))}
+    lines: list[str] = []
+    with pytest.raises(CrankWheelError, match=r"404 Not Found.*usage_endpoint: usage_new reads on"):
+        s.sync(config, state=first.state, lines=lines, **later)
+    assert s.Output(lines).records == {}
+    assert s.ranges(sandbox, "usage_new") == []
+    # The setting overrides the state, and is named in it.
+    second = s.sync({**config, "usage_endpoint": "usage_new"}, state=first.state, **later)
+    assert second.state["bookmarks"]["usage_sessions"]["usage_endpoint"] == "usage_new"
+    # One stream's state is enough; without the endpoint, the run decides once more.
+    sandbox.requests.clear()
+    bookmarks = second.state["bookmarks"]
+    del bookmarks["account_stats"]["usage_endpoint"]
+    s.sync(config, state=second.state, **later)
+    assert s.ranges(sandbox, "usage") == []
+    del bookmarks["usage_sessions"]["usage_endpoint"]
+    third = s.sync(config, state=second.state, **later)
+    assert s.ranges(sandbox, "usage") != []
+    assert third.state["bookmarks"]["account_stats"]["usage_endpoint"] == "usage_new"
+
+
+def test_a_stray_404_doubles_no_session() -> None:
+    def usage(start: datetime, end: datetime) -> s.Row:
+        low, high = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in (start, end))
+        found = s.all_sessions(s.small_account())
+        found = [item for item in found if low <= item["start_date"] <= high]
+        new = "/usage_new" in sandbox.requests[-1]
+        return {"sessions": [{**x, "session_id": None} if new else x for x in found]}
+
+    with s.ScriptedSandbox(usage=usage).running() as sandbox:
+        config = s.config_for(sandbox, max_parallel_requests=1)
+        first = s.sync(config, select=USAGE[2:])
+        sandbox.behaviour = Behaviour(faults=iter(["404"]))
+        lines: list[str] = []
+        with pytest.raises(CrankWheelError):
+            s.sync(config, state=first.state, select=USAGE[2:], lines=lines)
+        second = s.sync(config, state=first.state, select=USAGE[2:])
+    warehouse = s.Warehouse(first, s.Output(lines), second)
+    assert len(warehouse["usage_sessions"]) == len(s.all_sessions(s.small_account()))
 
 
 def test_a_later_odd_session_ends_the_run() -> None:
