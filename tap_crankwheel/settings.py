@@ -79,8 +79,9 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
     th.Property(
         "usage_endpoint",
         th.StringType(allowed_values=["usage", "usage_new"]),
-        description="The endpoint to read sessions from. If it is not set, a run reads usage, or "
-        "usage_new where usage does not exist or its sessions have another form.",
+        description="The endpoint to read sessions from. If it is not set, the first run reads "
+        "usage, or usage_new where usage does not exist or its sessions have another form. Later "
+        "runs stay with it.",
     ),
     th.Property(
         "emit_activate_version_messages",
