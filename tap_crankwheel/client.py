@@ -60,8 +60,8 @@ CHUNK = 2**20  # bytes; `Response.content` reads 10 KB at a time, and threads wo
 _FIELD_NAME = re.compile(r"[a-z][A-Za-z0-9_-]{0,63}")
 _SECONDS = re.compile(r"\d+(\.\d+)?")
 
-#: How OpenSSL reports a response that is not TLS.
 _NOT_A_URL = requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL
+#: How OpenSSL reports a response that is not TLS.
 _NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 _ADVICE = {
     400: "it refuses the request: if its range lies too far back, set a later start_date",
@@ -235,7 +235,7 @@ class CrankWheelStream(RESTStream[Window]):
                 wait = max(float(asked), 1.0) if _SECONDS.fullmatch(asked) else DEFAULT_RETRY_AFTER
                 waited += wait
                 if self.testing or waited > MAX_WAIT:
-                    advice = f"{waited:.0f} seconds are too long to wait for it: run again later."
+                    advice = f"a wait of {waited:.0f} seconds is too long: run again later."
                     raise CrankWheelError(f"{error}: {advice}") from None
                 if self.run.pause(self.backoff_jitter(wait)):
                     self.logger.warning("%s: %s; waiting %.0f seconds", self.name, error, wait)
@@ -251,7 +251,7 @@ class CrankWheelStream(RESTStream[Window]):
             said = f"the certificate of {host} is not trusted: {advice}"
         elif isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
             said = f"{host} does not speak TLS: check the port in api_url."
-        elif isinstance(error, _NOT_A_URL):  # api_url is one
+        elif isinstance(error, _NOT_A_URL):  # of the proxy: api_url was checked
             advice = "write it as http://<host>:<port>, or install PySocks for a SOCKS proxy."
             said = f"the proxy that the environment names cannot be used: {advice}"
         elif isinstance(error, ValueError):

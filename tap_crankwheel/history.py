@@ -124,8 +124,8 @@ class WindowedStream(CrankWheelStream):
                 start, end = item[self.item_start], item[self.item_end]
                 end = now if running or end is None else max(start, end)
                 if end < ended_before or starts_after < start <= now:
-                    moments = map(windows.parse_timestamp, (start, end))
-                    outside.append(max(next(moments) - window.end, window.start - next(moments)))
+                    first, final = map(windows.parse_timestamp, (start, end))
+                    outside.append(max(first - window.end, window.start - final))
                 count += 1
                 yield item
         if len(outside) > 1 and len(outside) * 3 > count:

@@ -166,7 +166,7 @@ def read_settings(config: Mapping[str, Any]) -> tuple[Settings, list[str]]:
         if name not in invalid:
             try:
                 values[name] = parse(config.get(name, default))
-            except ValueError as error:
+            except ValueError as error:  # the end of a sentence that begins with the name
                 errors.append(f"{name} {error}.")
     if (start := values["start_date"]) and (end := values["end_date"]) and end < start:
         errors.append("end_date lies before start_date: swap them, or remove end_date.")
@@ -186,9 +186,6 @@ def _describe(error: ValidationError) -> str:
     return f"{name} has to be {rule}."
 
 
-# Each reads a setting, and raises ValueError with the end of a sentence that begins with its name.
-
-
 def _api_key(key: str | None) -> str:
     key = (key or "").strip()
     if not key:
@@ -204,7 +201,11 @@ def _api_key(key: str | None) -> str:
 
 
 def parse_date(text: str | None) -> datetime | None:
-    """Return the moment of a date in a setting or a state; raise ValueError as they all do."""
+    """Read a date of a setting or a state: `parse_timestamp`, from 1970 on.
+
+    Raises:
+        ValueError: It is none, or lies before 1970. Its text ends a sentence: "start_date …".
+    """
     try:
         date = parse_timestamp(text) if text is not None else None
     except ValueError:  # not quoted: a key may have been pasted here
