@@ -264,11 +264,9 @@ class CrankWheelStream(RESTStream[Window]):
         return CrankWheelError(said)
 
     def _too_slow(self, reason: str, window: Window | None) -> Exception:
-        return (
-            RangeRefusedError(f"{reason}.")
-            if self.shorter_windows(window)
-            else RetriableAPIError(reason)
-        )
+        if self.shorter_windows(window):
+            return RangeRefusedError(f"{reason}.")
+        return RetriableAPIError(reason)
 
     def _request_name(self, window: Window | None) -> str:
         path = self.path.format(usage_endpoint=self.run.usage_endpoint)
@@ -411,8 +409,7 @@ class CrankWheelStream(RESTStream[Window]):
             self.forced_replication_method = None
         if missing and self.selected:
             names = ", ".join(".".join(breadcrumb[1::2]) for breadcrumb in missing)
-            message = "%s: not emitted, since --catalog does not have them: %s"
-            self.logger.warning(message, self.name, names)
+            self.logger.warning("%s: not sent, since --catalog lacks them: %s", self.name, names)
 
     @override
     def get_batch_config(self, config: Mapping[str, Any]) -> None:

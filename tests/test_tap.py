@@ -374,7 +374,7 @@ def test_a_field_that_a_saved_catalog_does_not_have_is_named(sandbox: Sandbox, r
     for entry in catalog["streams"]:
         entry["schema"]["properties"].pop("extra", None)
     named = warnings(run(files={"catalog": catalog}, custom_questions=["team-size"]))
-    lacks = "not emitted, since --catalog does not have them"
+    lacks = "not sent, since --catalog lacks them"
     assert [line for line in named if lacks in line] == [
         f"account_stats: {lacks}: extra",
         f"demo_requests: {lacks}: prospect_info.prospect-team-size, extra",
