@@ -163,7 +163,7 @@ ODD: dict[str, dict[str, Any]] = {
     },
     **{f"six days long, by {by}": {"select": by} for by in ("start", "end", "overlap")},
     "answered six days later": {"select": "end", "event": SIX_DAYS},
-    "last event before the start": {"event": -2 * DAY},
+    "last event before the start": {"event": -9 * DAY},
     "exact to the day": {"exact": "day"},
     **{
         f"naive times, {hours:+} h": {"shift": timedelta(hours=hours)} for hours in (-12, -5, 9, 14)
