@@ -1,8 +1,8 @@
 """What a user could pick instead, for the same sessions: `python -m tests.benchmark.competitors`.
 
-dlt and Airbyte, each at its best and in an environment of its own, with four windows at a time.
-What each delivers is counted before it is measured, but for that which dlt only extracts: the same
-code also loads it. It prints a table; nothing is judged.
+dlt and Airbyte, each at its best and in an environment of its own, with four windows at a time; and
+dlt as its documentation has it. What each delivers is counted before it is measured, but for that
+which dlt only extracts: the same code also loads it. It prints a table; nothing is judged.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from tests.benchmark.measure import ENVIRONMENT, SESSIONS, YEAR, Command, in_tur
 from tests.benchmark.server import serving
 
 HERE = Path(__file__).parent
+
+#: The steps of dlt that leave no database; it counts what it normalizes itself.
+NOT_LOADED = ("extract", "rest", "rest-one-table")
 
 REQUIREMENTS = {
     "airbyte": ["airbyte-cdk>=7.39,<8"],
@@ -55,9 +58,11 @@ def commands(url: str, folder: Path) -> dict[str, str]:
     return {
         "this tap": own,
         "Airbyte's `source-declarative-manifest`": airbyte,
-        "dlt, extract": f"{dlt} extract",
+        "dlt's REST source, extract and normalize": f"{dlt} rest",
+        "dlt's REST source, `max_table_nesting=0`": f"{dlt} rest-one-table",
+        "dlt with Arrow tables, extract": f"{dlt} extract",
         "this tap and `target-duckdb`": f"{own} | {target}",
-        "dlt into DuckDB": f"{dlt} load",
+        "dlt with Arrow tables, into DuckDB": f"{dlt} load",
     }
 
 
@@ -79,7 +84,7 @@ def main() -> None:
             programs[program] = ["bash", "-o", "pipefail", "-c", script]
             output = subprocess.check_output(programs[program], env=ENVIRONMENT)
             count = delivered(output, work / "usage.duckdb")
-            if count != (0 if "extract" in command else SESSIONS):
+            if count != (0 if command.endswith(NOT_LOADED) else SESSIONS):
                 sys.exit(f"{program} delivered {count} sessions, not {SESSIONS}")
         figures = in_turns(programs, 3)
     print("| Program | CPU, s | Wall, s | Peak memory, MB |\n|---|---|---|---|")  # noqa: T201
