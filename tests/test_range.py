@@ -16,7 +16,7 @@ from tests import support as s
 LISTS = ("usage_sessions", "demo_requests")
 WINDOWED = (*LISTS, "account_stats", "agent_stats", "demo_stats")
 NOW = s.NOW
-DAY = timedelta(days=1)
+DAY, SIX_DAYS = timedelta(days=1), timedelta(days=6)
 CASES = [
     *((stream, {"window_days": days}) for stream in LISTS for days in (1, 7)),
     *((x, {"stats_period": unit}) for x in WINDOWED[2:] for unit in ("hour", "day", "week")),
@@ -31,7 +31,8 @@ class History:
 
     Attributes:
         items: The history.
-        select: What of an item has to lie in the range: its start, its end, or any overlap.
+        select: What of an item has to lie in the range: its start, its end, any overlap, or what
+            happened to it six days after its start.
         exact: Whether the API looks at the days of a range alone.
         shift: How far its times are from UTC, which it does not say.
         open_end: What it sends as the end of what still runs: start, last or nothing.
@@ -55,7 +56,11 @@ class History:
         found = []
         for number, (begins, ends) in enumerate(self.items):
             stops = min(ends or self.now, self.now) + self.shift
-            at = {"start": (begins + self.shift,) * 2, "end": (stops,) * 2}
+            at = {
+                "start": (begins + self.shift,) * 2,
+                "end": (stops,) * 2,
+                "later": (begins + SIX_DAYS,) * 2,
+            }
             first, last = at.get(self.select, (begins + self.shift, stops))
             if start <= last and first <= end and (begins <= self.now or begins > NOW + 15 * DAY):
                 found.append(self.item(number, begins + self.shift, stops, ends))
@@ -155,14 +160,14 @@ def test_a_cache_that_does_not_look_at_the_query_is_noticed(stream: str, setting
 
 # --- what is no alarm ----------------------------------------------------------------------------
 
-SIX_DAYS = timedelta(days=6)
 ODD: dict[str, dict[str, Any]] = {
     **{
         f"a session that never ended, with {end} as its end": {"select": "overlap", "open_end": end}
         for end in ("start", "last", "nothing")
     },
     **{f"six days long, by {by}": {"select": by} for by in ("start", "end", "overlap")},
-    "answered six days later": {"select": "end", "event": SIX_DAYS},
+    "answered six days later": {"select": "later", "event": SIX_DAYS},
+    "answered six days later, which does not show": {"select": "later"},
     "last event before the start": {"event": -9 * DAY},
     "exact to the day": {"exact": "day"},
     **{
@@ -176,7 +181,7 @@ ODD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", ODD)
 @pytest.mark.parametrize("count", [1 / 30, 0.2, 1, 5])
 def test_no_false_alarm_of_an_ignored_range(case: str, count: float) -> None:
-    items = daily(count, SIX_DAYS if "six days" in case else timedelta(minutes=20))
+    items = daily(count, SIX_DAYS if "six days long" in case else timedelta(minutes=20))
     if "never" in case:
         items += [(NOW - 35 * DAY, None), (NOW - 20 * DAY, None)]
     if "future" in case:
@@ -203,15 +208,23 @@ def test_no_false_alarm_of_an_ignored_range(case: str, count: float) -> None:
     assert rows
 
 
-def test_a_single_item_is_never_a_sign_of_an_ignored_range() -> None:
-    def odd(_: datetime, end: datetime) -> s.Row:
-        one = end.date().isoformat() == "2026-08-20"  # one record in all, dated wrong
-        session = {"session_id": 1, "start_date": NOW.isoformat(), "email": "ann"}
-        return {"sessions": [session] if one else []}
+@pytest.mark.parametrize(("outside", "of"), [(1, 1), (1, 2), (5, 15), (6, 17), (7, 30)])
+def test_some_items_outside_are_no_sign_of_an_ignored_range(outside: int, of: int) -> None:
+    """One never is, nor is more than one if two thirds belong to the window."""
 
-    with s.ScriptedSandbox(usage=odd).running() as sandbox:
-        records = s.sync(s.config_for(sandbox, window_days=1), select=LISTS[:1]).records
-    assert len(records["usage_sessions"]) == 1
+    def respond(start: datetime, _: datetime) -> s.Row:
+        starts = [start - 30 * DAY] * outside + [start + DAY] * (of - outside)
+        items = [(moment + timedelta(seconds=n), moment + DAY) for n, moment in enumerate(starts)]
+        return {
+            "sessions": [History([]).item(n, x, x, NOW - DAY) for n, (x, _) in enumerate(items)]
+        }
+
+    with s.ScriptedSandbox(usage=respond).running() as sandbox:
+        config = s.config_for(sandbox, start_date="2026-08-20", end_date="2026-08-27")
+        if outside * 3 > of and outside > 1:
+            assert f"{outside} of {of} items lie outside" in s.failing(config, LISTS[0])[0]
+        else:
+            assert len(s.sync(config, select=LISTS[:1]).records["usage_sessions"]) == of
 
 
 def test_windows_are_cut_28_days_before_the_run(sandbox: Sandbox) -> None:
