@@ -45,6 +45,7 @@ UNKNOWN, NOT_HERE, NO_RESPONSE = "cannot be told", "-", "no response"
 HOUR, DAY = 3600, 86_400  # seconds
 MONTH, YEAR = 28 * DAY, 365 * DAY
 PROBES = 7  # ranges of each endpoint that are chosen by what is known so far
+STRIDE = 5  # of the ranges, one in so many is weighed at a time
 CHOSEN = 6  # items that these ranges are laid around
 ENOUGH = 50  # items that each response is checked for
 FEW = 5  # of fewer objects, a name that the tap does not know is not printed
@@ -92,18 +93,19 @@ class Way(NamedTuple):
 
     def selects(self, item: Times, low: float, high: float) -> bool:
         """Return whether the range from `low` to `high` selects an item."""
-        (start, end), unit = item, UNITS[self.unit]
-        if self.ends:
+        (start, end), (by, name, ends, times, from_inclusive, to_inclusive) = item, self
+        unit = UNITS[name]
+        if ends:
             low -= low % unit
-            high += -high % unit if self.ends == "out" else -(high % unit)
-        if self.times == "cut":
+            high += -high % unit if ends == "out" else -(high % unit)
+        if times == "cut":
             start, end = start - start % unit, end - end % unit
-        elif self.times == "exact":
+        elif times == "exact":
             start, end = start + 5e-7, end + 5e-7  # less than the microseconds that may be sent
-        last = start if self.by == "start" else end
-        first = end if self.by == "end" else start
-        after = last >= low if self.from_inclusive else last > low
-        return after and (first <= high if self.to_inclusive else first < high)
+        last = start if by == "start" else end
+        first = end if by == "end" else start
+        after = last >= low if from_inclusive else last > low
+        return after and (first <= high if to_inclusive else first < high)
 
 
 #: All ways, but for ends cut to the second: in whole seconds they are sent.
@@ -211,10 +213,10 @@ class Listing:
             and item.get("session_ended") is not False
         }
 
-    def ids(self) -> set[tuple[Any, Any]]:
+    def ids(self) -> set[tuple[Any, str]]:
         """Return of each session its times and its `session_id`."""
         pairs = zip(self.times, self.items, strict=True)
-        return {(t, i.get("session_id")) for t, i in pairs if i.get("session_id") is not None}
+        return {(t, str(i["session_id"])) for t, i in pairs if all(t) and "session_id" in i}
 
 
 def seconds(text: str | None) -> float | None:
@@ -307,7 +309,8 @@ class Endpoint:
                     rows["weeks hold what the month holds"] = told
                 if default and year:
                     self._tell_default(default, year, arrived)
-            self._tell_items(month, moments)
+            if not rows["weeks hold what the month holds"].startswith("no"):
+                self._tell_items(month, moments)
         rows["asked to wait"] = "yes" if self.stream.was_limited else "no"
 
     def _is_longest(self, listing: Listing) -> bool:
@@ -333,8 +336,10 @@ class Endpoint:
         by_length = sorted(known, key=lambda i: (i[0] // DAY != i[1] // DAY, i[1] - i[0], i))
         self._chosen = chosen = by_length[-CHOSEN:]
         wanted, ways = ranges_around(chosen, self.now), self._ways(chosen)
-        for turn in range(PROBES if known else 0):  # a fifth of the ranges each, which is quicker
-            best = min(wanted[turn % 5 :: 5], key=lambda w: expected_left(w, ways, chosen))
+        for turn in range(
+            PROBES if known else 0
+        ):  # others at each turn, since to weigh all takes long
+            best = min(wanted[turn::STRIDE], key=lambda w: expected_left(w, ways, chosen))
             wanted.remove(best)
             if listing := self.ask(best):
                 ways = [way for way in ways if self._fits(way, chosen, listing)]
@@ -389,6 +394,8 @@ class Endpoint:
                 rows["longest after it"] = in_days(max(lasted))
             return
         rows["without session_id"] = str(sum(i.get("session_id") is None for i in month.items))
+        if not month.items or not all(start for _, (start, _) in items):
+            return
         running = [(s, e, i) for i, (s, e) in items if s and i.get("session_ended") is False]
         ends, now = set(), self.now
         for start, end, item in running:
@@ -401,7 +408,7 @@ class Endpoint:
                     ends.add("its start" if end == start else "other")
         if ends:
             rows["a running session's end_date is"] = ", ".join(sorted(ends))
-        if items and all("session_ended" in item for item in month.items):
+        if all("session_ended" in item for item in month.items):
             never = [now - start for start, _, _ in running if start < now - DAY]
             rows["never ended, longest"] = f"{len(never)}, {in_days(max(never))}" if never else "0"
 
@@ -429,15 +436,15 @@ TIMESTAMP = re.compile(
 )
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 #: A name made of these is no person's, even where an object has a key for each person.
-WORDS = set(
-    "account agent agents aggregate all at average avg by call calls canceled count counts "  # noqa: SIM905
-    "country "
-    "cursor date demo demos duration durations email emails end ended error for from has host id in "
-    "info key kind last length limit list log meeting meetings message meta minutes more name next "
-    "number of offset overall page pages per request requests s screen second seconds session "
-    "sessions share shared shares start started stats status sum summary tab time title to total "
-    "totals ts type url user users value viewer viewers webcam window with".split()
+_WORDS = (
+    "account agent agents aggregate all at average avg by call calls canceled count counts "
+    "country cursor date demo demos duration durations email emails end ended error for from has "
+    "host id in info key kind last length limit list log meeting meetings message meta minutes "
+    "more name next number of offset overall page pages per request requests s screen second "
+    "seconds session sessions share shared shares start started stats status sum summary tab time "
+    "title to total totals ts type url user users value viewer viewers webcam window with"
 )
+WORDS = {*_WORDS.split()}
 TYPES = {bool: "boolean", int: "integer", float: "number", dict: "object", list: "list"}
 
 
