@@ -216,7 +216,7 @@ class Listing:
     def ids(self) -> set[tuple[Any, str]]:
         """Return of each session its times and its `session_id`."""
         pairs = zip(self.times, self.items, strict=True)
-        return {(t, str(i["session_id"])) for t, i in pairs if all(t) and "session_id" in i}
+        return {(t, str(i["session_id"])) for t, i in pairs if all(t) and i.get("session_id")}
 
 
 def seconds(text: str | None) -> float | None:
@@ -336,10 +336,9 @@ class Endpoint:
         by_length = sorted(known, key=lambda i: (i[0] // DAY != i[1] // DAY, i[1] - i[0], i))
         self._chosen = chosen = by_length[-CHOSEN:]
         wanted, ways = ranges_around(chosen, self.now), self._ways(chosen)
-        for turn in range(
-            PROBES if known else 0
-        ):  # others at each turn, since to weigh all takes long
-            best = min(wanted[turn::STRIDE], key=lambda w: expected_left(w, ways, chosen))
+        for turn in range(PROBES if known else 0):
+            some = ways[:: len(ways) // 80 | 1]  # since to weigh all takes long
+            best = min(wanted[turn::STRIDE], key=lambda w: expected_left(w, some, chosen))
             wanted.remove(best)
             if listing := self.ask(best):
                 ways = [way for way in ways if self._fits(way, chosen, listing)]

@@ -1,7 +1,8 @@
 """Writes what the tap can say of itself where people look it up: `python tools/reference.py`.
 
 The tables and the diagram of `docs/reference.md`, the plugin definition for Meltano Hub, and the
-settings in `meltano.yml` come from `tap-crankwheel --about` and from the schemas.
+settings in `meltano.yml` come from `tap-crankwheel --about` and from the schemas. `docs/sandbox.md`
+shows the report of `tools/api_report.py` on the sandbox account.
 """
 
 from __future__ import annotations
@@ -11,18 +12,28 @@ import json
 import re
 import subprocess
 import sys
+import time
 from importlib.metadata import metadata
 from io import StringIO
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
 from ruamel.yaml import YAML
 
+from tap_crankwheel.sandbox.account import Account
+from tap_crankwheel.sandbox.server import API_KEY, Sandbox
+from tap_crankwheel.sandbox.tap import NOW
 from tap_crankwheel.tap import TapCrankWheel
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # where `tools` is, when this is run as a script
+
+from tools.api_report import report  # noqa: E402
+
+SANDBOX = ROOT / "docs" / "sandbox.md"
 PAGE = ROOT / "docs" / "reference.md"
 DIAGRAM = ROOT / "docs" / "diagram.svg"
 PROJECT = ROOT / "meltano.yml"
@@ -262,7 +273,18 @@ def project(info: dict[str, Any]) -> str:
     return written.getvalue()
 
 
-# --- both ----------------------------------------------------------------------------------------
+# --- the sandbox ---------------------------------------------------------------------------------
+
+
+def sandbox_report() -> str:
+    """Return the report on the sandbox account, as of its fixed moment."""
+    clock = SimpleNamespace(time=NOW.timestamp, monotonic=time.monotonic, sleep=time.sleep)
+    with Sandbox(Account(fixed_now=NOW)).running() as sandbox:
+        config = {"api_url": sandbox.url, "api_key": API_KEY}
+        return report(TapCrankWheel(config=config, clock=clock))
+
+
+# --- all of them ---------------------------------------------------------------------------------
 
 
 def render() -> dict[Path, str]:
@@ -276,7 +298,15 @@ def render() -> dict[Path, str]:
         ("diagram", f"![{said}.]({DIAGRAM.name})\n\nKeys are bold."),
     ):
         page = between(page, f"<!-- {name} -->", f"<!-- /{name} -->", f"\n{new}\n\n")
-    return {PAGE: page, DIAGRAM: diagram(), PLUGIN: as_yaml(plugin(info)), PROJECT: project(info)}
+    shown = f"\n<details><summary>The report</summary>\n\n{sandbox_report()}\n\n</details>\n\n"
+    sandbox = between(SANDBOX.read_text(), "<!-- report -->", "<!-- /report -->", shown)
+    return {
+        PAGE: page,
+        SANDBOX: sandbox,
+        DIAGRAM: diagram(),
+        PLUGIN: as_yaml(plugin(info)),
+        PROJECT: project(info),
+    }
 
 
 if __name__ == "__main__":
