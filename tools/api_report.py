@@ -50,22 +50,23 @@ CHOSEN = 6  # items that these ranges are laid around
 ENOUGH = 50  # items that each response is checked for
 FEW = 5  # of fewer objects, a name that the tap does not know is not printed
 
-SESSION_ROWS = (
+SESSION_ROWS = [
     "same ids as /usage", "without session_id", "a running session's end_date is",
     "never ended, longest",
-)  # fmt: skip
-#: What the tap assumes. It counts canceled requests by the second, sessions by their start.
+]  # fmt: skip
+REQUEST_ROWS = ["last event before start", "longest after it"]
+ROWS = [
+    "status", "items in 28 days", "looks at the range", "exact to the", "selects by",
+    "from is inclusive", "to is inclusive", "weeks hold what the month holds", "without a range",
+    "a year ago", "a year in one request", "asked to wait", *SESSION_ROWS, *REQUEST_ROWS,
+]  # fmt: skip
+#: What the tap assumes.
 USUAL = {
     "looks at the range": "yes", "weeks hold what the month holds": "yes",
     "without a range": "28 days", "same ids as /usage": "yes", "without session_id": "0",
     "last event before start": "0",
 }  # fmt: skip
-REQUEST_ROWS = ("last event before start", "longest after it")
-ROWS = (
-    "status", "items in 28 days", "looks at the range", "exact to the", "selects by",
-    "from is inclusive", "to is inclusive", "weeks hold what the month holds", "without a range",
-    "a year ago", "a year in one request", "asked to wait", *SESSION_ROWS, *REQUEST_ROWS,
-)  # fmt: skip
+
 # --- how a range selects -------------------------------------------------------------------------
 
 UNITS = {"second": 1, "minute": 60, "hour": HOUR, "day": DAY}
@@ -207,10 +208,8 @@ class Listing:
         return {
             (start, end)
             for (start, end), item in zip(self.times, self.items, strict=True)
-            if start
-            and end
-            and start < end <= now - HOUR
-            and item.get("session_ended") is not False
+            if start and end and item.get("session_ended") is not False
+            if start < end <= now - HOUR
         }
 
     def ids(self) -> set[tuple[Any, str]]:
@@ -222,11 +221,6 @@ class Listing:
 def seconds(text: str | None) -> float | None:
     """Return a timestamp that the tap has parsed, in seconds since 1970."""
     return datetime.fromisoformat(text[:-1] + "+00:00").timestamp() if text else None
-
-
-def in_days(length: float) -> str:
-    """Return a number of seconds in days."""
-    return f"{length / DAY:.1f} days"
 
 
 class Endpoint:
@@ -313,18 +307,14 @@ class Endpoint:
                 self._tell_items(month, moments)
         rows["asked to wait"] = "yes" if self.stream.was_limited else "no"
 
-    def _is_longest(self, listing: Listing) -> bool:
-        """Return whether no list is longer: it may be cut, and what it lacks shows nothing."""
-        return len(listing.items) >= self._longest
-
     def _fits(self, way: Way, known: Collection[Times], listing: Listing) -> bool:
-        """Return whether a response lists of known items what a way selects."""
-        listed, cut = set(listing.times), self._is_longest(listing)
-        return all(
-            way.selects(item, *listing.window) == (item in listed)
-            for item in known
-            if item in listed or not cut
-        )
+        """Return whether a response lists of known items what a way selects.
+
+        What the longest list lacks shows nothing: it may be cut.
+        """
+        listed, is_whole = set(listing.times), len(listing.items) < self._longest
+        checked = (item for item in known if is_whole or item in listed)
+        return all(way.selects(item, *listing.window) == (item in listed) for item in checked)
 
     def _ways(self, known: Collection[Times]) -> list[Way]:
         """Return the ways that fit all responses."""
@@ -355,7 +345,7 @@ class Endpoint:
             for start, end in known:
                 if (is_before := end < low - 2 * DAY) or start > high + 2 * DAY:
                     stray |= (start, end) in listed
-                    if not self._is_longest(listing):
+                    if len(listing.items) < self._longest:
                         missing.add(is_before)
         if stray:
             self.rows["looks at the range"] = "no" if everywhere else UNKNOWN
@@ -375,7 +365,7 @@ class Endpoint:
         """Tell how many days are listed without a range, if only one number fits."""
         listed = default.settled(self.now)
         older = year.settled(self.now) - listed
-        if listed and older and not self._is_longest(default) and arrived < self.now + DAY:
+        if listed and older and len(default.items) < self._longest and arrived < self.now + DAY:
             # The server's clock may be another, and it may cut the ends.
             leeway = max(UNITS.get(self.rows["exact to the"], DAY), HOUR)
             least = (arrived - min(end for _, end in listed) - leeway) / DAY
@@ -390,7 +380,7 @@ class Endpoint:
         if self.is_demo:
             if lasted := [end - start for _, (start, end) in items if start and end]:
                 rows["last event before start"] = str(sum(length < 0 for length in lasted))
-                rows["longest after it"] = in_days(max(lasted))
+                rows["longest after it"] = f"{max(lasted) / DAY:.1f} days"
             return
         rows["without session_id"] = str(sum(i.get("session_id") is None for i in month.items))
         if not month.items or not all(start for _, (start, _) in items):
@@ -409,7 +399,8 @@ class Endpoint:
             rows["a running session's end_date is"] = ", ".join(sorted(ends))
         if all("session_ended" in item for item in month.items):
             never = [now - start for start, _, _ in running if start < now - DAY]
-            rows["never ended, longest"] = f"{len(never)}, {in_days(max(never))}" if never else "0"
+            longest = f", {max(never) / DAY:.1f} days" if never else ""
+            rows["never ended, longest"] = f"{len(never)}{longest}"
 
     def compare_ids(self, other: Endpoint) -> None:
         """Tell whether the sessions have the same ids in another endpoint."""
@@ -421,15 +412,14 @@ class Endpoint:
 
 # --- the shape of a response ---------------------------------------------------------------------
 
-#: What the API's description lists as the values of a field.
+#: What the API's description lists as values, and of which fields.
 LISTED = {
-    "availability_bucket": {"full_capacity", "half_capacity", "no_capacity"},
-    "seconds_to_respond": {"never"},
-    "call_confirmed": {"true", "false", "n/a"},
-    "screenshared": {"true", "false", "n/a"},
-    "accepted_from": {"extension", "email", "n/a"},
-    "privilege": {"user", "admin", "owner", "reporting"},
-}
+    "full_capacity", "half_capacity", "no_capacity", "never", "n/a", "true", "false", "extension",
+    "email", "user", "admin", "owner", "reporting",
+}  # fmt: skip
+LISTING = {"availability_bucket", "seconds_to_respond", "call_confirmed", "screenshared"} | {
+    "accepted_from", "privilege"
+}  # fmt: skip
 TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?)?", re.ASCII
 )
@@ -515,7 +505,7 @@ def form_of(value: Any, name: str) -> str:
     """Return the JSON type of a value in a place; of a text its form."""
     if not isinstance(value, str):
         return TYPES.get(type(value), "null")
-    if value in LISTED.get(name.rpartition(".")[2], ()):
+    if value in LISTED and name.rpartition(".")[2] in LISTING:
         return f"`{value}`"
     return f"`{re.sub('[0-9]', '9', value)}`" if TIMESTAMP.fullmatch(value) else "text"
 
