@@ -47,7 +47,7 @@ MONTH, YEAR = 28 * DAY, 365 * DAY
 PROBES = 7  # ranges of each endpoint that are chosen by what is known so far
 STRIDE = 7  # of the ranges, one in so many is weighed at a time
 CHOSEN = 6  # items that these ranges are laid around
-ENOUGH = 50  # items that each response is checked for
+MANY = 30  # fewer items may fit a way of selecting by chance
 FEW = 5  # of fewer objects, a name that the tap does not know is not printed
 
 SESSION_ROWS = [
@@ -81,6 +81,7 @@ class Way(NamedTuple):
         ends: How it cuts a range's ends: not at all, `down`, or `out` so that the range grows.
         times: How it sees an item's times: as they are sent, `cut` down to the unit, or `exact`,
             with fractions of a second that it does not send.
+        zone: When its days begin, in seconds after midnight UTC.
         from_inclusive: Whether what lies on `from` is selected.
         to_inclusive: Whether what lies on `to` is selected.
     """
@@ -89,18 +90,19 @@ class Way(NamedTuple):
     unit: str
     ends: str
     times: str
+    zone: int
     from_inclusive: bool
     to_inclusive: bool
 
     def selects(self, item: Times, low: float, high: float) -> bool:
         """Return whether the range from `low` to `high` selects an item."""
-        (start, end), (by, name, ends, times, from_inclusive, to_inclusive) = item, self
+        (start, end), (by, name, ends, times, zone, from_inclusive, to_inclusive) = item, self
         unit = UNITS[name]
         if ends:
-            low -= low % unit
-            high += -high % unit if ends == "out" else -(high % unit)
+            low -= (low - zone) % unit
+            high += (zone - high) % unit if ends == "out" else -((high - zone) % unit)
         if times == "cut":
-            start, end = start - start % unit, end - end % unit
+            start, end = start - (start - zone) % unit, end - (end - zone) % unit
         elif times == "exact":
             start, end = start + 5e-7, end + 5e-7  # less than the microseconds that may be sent
         last = start if by == "start" else end
@@ -109,15 +111,19 @@ class Way(NamedTuple):
         return after and (first <= high if to_inclusive else first < high)
 
 
-#: All ways, but for ends cut to the second: in whole seconds they are sent.
+CUTS = [
+    (unit, ends, times, zone)
+    for unit, ends, times in itertools.product(UNITS, ("", "down", "out"), ("", "cut", "exact"))
+    # Ends are sent in whole seconds. What is cut to nothing else is exact to the second.
+    if (not ends if unit == "second" else ends or times == "cut")
+    for zone in range(0, DAY if (unit, ends) == ("day", "down") and times != "exact" else 1, HOUR)
+]
 WAYS = [
-    Way(*way)
-    for way in itertools.product(
-        ("start", "end", "overlap"), UNITS, ("", "down", "out"), ("", "cut", "exact"),
-        (True, False), (True, False),
-    )
-    if (way[1] == "second" and not way[2]) or (way[1] != "second" and (way[2] or way[3] == "cut"))
-]  # fmt: skip
+    Way(by, *cut, *inclusive)
+    for by in ("start", "end", "overlap")
+    for cut in CUTS
+    for inclusive in itertools.product((True, False), repeat=2)
+]
 
 
 def ranges_around(items: Collection[Times], now: int) -> list[tuple[int, int]]:
@@ -351,7 +357,10 @@ class Endpoint:
             self.rows["looks at the range"] = "no" if everywhere else UNKNOWN
         elif len(missing) == 2:  # noqa: PLR2004 - before ranges, and after them
             self.rows["looks at the range"] = "yes"
-        ways = self._ways({*sorted(known)[:: len(known) // ENOUGH + 1], *self._chosen} & known)
+        if len(known) < MANY:
+            return
+        ways = self._ways(known & {*self._chosen})
+        ways = [way for way in ways if all(self._fits(way, known, each) for each in self._listings)]
         self.unexplained = not ways
         told = {
             "exact to the": {way.unit for way in ways},

@@ -189,7 +189,7 @@ def test_nothing_wrong_is_told_of_any_server() -> None:
     for seed in range(8):
         rng = random.Random(seed)  # noqa: S311
         account = small_account(
-            seed=seed, days=rng.choice([2, 10, 60]), sessions_per_day=rng.choice([1, 2, 5])
+            seed=seed, days=rng.choice([10, 60]), sessions_per_day=rng.choice([2, 5, 12])
         )
         behaviour: Row = {
             "select": rng.choice(["start", "end", "overlap"]),
@@ -295,6 +295,7 @@ def test_an_endpoint_that_fails_is_asked_no_more() -> None:
 
 
 # --- it holds nothing personal -------------------------------------------------------------------
+
 
 @pytest.fixture
 def _no_probes(monkeypatch: pytest.MonkeyPatch) -> None:
