@@ -45,7 +45,7 @@ UNKNOWN, NOT_HERE, NO_RESPONSE = "cannot be told", "-", "no response"
 HOUR, DAY = 3600, 86_400  # seconds
 MONTH, YEAR = 28 * DAY, 365 * DAY
 PROBES = 7  # ranges of each endpoint that are chosen by what is known so far
-STRIDE = 7  # of the ranges, one in so many is weighed at a time
+STRIDE = 11  # of the ranges, one in so many is weighed at a time
 CHOSEN = 6  # items that these ranges are laid around
 MANY = 30  # fewer items may fit a way of selecting by chance
 FEW = 5  # of fewer objects, a name that the tap does not know is not printed
@@ -192,6 +192,7 @@ class Listing:
         document: The body in full.
         items: The objects in its list.
         times: When each of them starts and ends; None for what is not known.
+        listed: All of these times.
     """
 
     def __init__(self, payload: Payload, window: tuple[int, int], fields: tuple[str, str]) -> None:
@@ -205,6 +206,7 @@ class Listing:
         parse = ObjectParser({"properties": {**kinds, "extra": {"type": "object"}}})
         rows = (parse({name: item.get(name) for name in fields}) for item in self.items)
         self.times = [tuple(seconds(row[name]) for name in fields) for row in rows]
+        self.listed = set(self.times)
 
     def settled(self, now: int) -> set[Times]:
         """Return the times of the items that ended an hour ago or earlier: they stay as they are.
@@ -318,26 +320,26 @@ class Endpoint:
 
         What the longest list lacks shows nothing: it may be cut.
         """
-        listed, is_whole = set(listing.times), len(listing.items) < self._longest
+        listed, is_whole = listing.listed, len(listing.items) < self._longest
         checked = (item for item in known if is_whole or item in listed)
         return all(way.selects(item, *listing.window) == (item in listed) for item in checked)
 
-    def _ways(self, known: Collection[Times]) -> list[Way]:
+    def _ways_left(self, ways: list[Way], known: Collection[Times]) -> list[Way]:
         """Return the ways that fit all responses."""
         latest = self._listings[::-1]  # those to ranges that were chosen rule out the most
-        return [way for way in WAYS if all(self._fits(way, known, each) for each in latest)]
+        return [way for way in ways if all(self._fits(way, known, each) for each in latest)]
 
     def _probe(self, known: set[Times]) -> None:
         """Request ranges around the items that cross a midnight or are long."""
         by_length = sorted(known, key=lambda i: (i[0] // DAY != i[1] // DAY, i[1] - i[0], i))
         self._chosen = chosen = by_length[-CHOSEN:]
-        wanted, ways = ranges_around(chosen, self.now), self._ways(chosen)
+        wanted, ways = ranges_around(chosen, self.now), WAYS
         for turn in range(PROBES if known else 0):
             some = ways[:: len(ways) // 80 | 1]  # since to weigh all takes long
             best = min(wanted[turn::STRIDE], key=lambda w: expected_left(w, some, chosen))
             wanted.remove(best)
-            if listing := self.ask(best):
-                ways = [way for way in ways if self._fits(way, chosen, listing)]
+            self.ask(best)
+            ways = self._ways_left(ways, chosen)
 
     def _tell_selection(self, known: set[Times]) -> None:
         """Tell how the API selects, by the items that stayed the same during the report.
@@ -346,7 +348,7 @@ class Endpoint:
         """
         missing, stray, everywhere = set[bool](), False, bool(known)
         for listing in self._listings:
-            listed, (low, high) = set(listing.times), listing.window
+            listed, (low, high) = listing.listed, listing.window
             everywhere &= known <= listed
             for start, end in known:
                 if (is_before := end < low - 2 * DAY) or start > high + 2 * DAY:
@@ -359,8 +361,7 @@ class Endpoint:
             self.rows["looks at the range"] = "yes"
         if len(known) < MANY:
             return
-        ways = self._ways(known & {*self._chosen})
-        ways = [way for way in ways if all(self._fits(way, known, each) for each in self._listings)]
+        ways = self._ways_left(self._ways_left(WAYS, known & {*self._chosen}), known)
         self.unexplained = not ways
         told = {
             "exact to the": {way.unit for way in ways},

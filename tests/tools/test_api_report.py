@@ -189,7 +189,7 @@ def test_nothing_wrong_is_told_of_any_server() -> None:
     for seed in range(8):
         rng = random.Random(seed)  # noqa: S311
         account = small_account(
-            seed=seed, days=rng.choice([10, 60]), sessions_per_day=rng.choice([2, 5, 12])
+            seed=seed, days=rng.choice([10, 60]), sessions_per_day=rng.choice([3, 12, 20])
         )
         behaviour: Row = {
             "select": rng.choice(["start", "end", "overlap"]),
@@ -197,13 +197,13 @@ def test_nothing_wrong_is_told_of_any_server() -> None:
             "exact_to": rng.choice([*EXACT_TO]),
             "order": rng.choice(["start", "reverse", "shuffled"]),
             "decimals": rng.choice([None, 0, 3, -1]),
-            "longest_list": rng.choice([None, 20, 5]),
+            "longest_list": rng.choice([None, None, 50, 20]),
             "ignores_range": rng.random() < 0.1,
         }
         found = table(account, **behaviour)
         check(found, Behaviour(**behaviour))
         told_rows.update(row for rows in found.values() for row in rows if rows[row] != UNKNOWN)
-    assert min(told_rows[row] for row in SELECTION) > 2
+    assert min(told_rows[row] for row in SELECTION) > 1
 
 
 class ChangingSandbox(Sandbox):
