@@ -217,7 +217,12 @@ class ChangingSandbox(Sandbox):
     @override
     def demo_usage(self, start: datetime, end: datetime) -> Any:
         self.account.fixed_now = self.account.now + timedelta(minutes=7)
-        return super().demo_usage(start, end)
+        document = super().demo_usage(start, end)
+        if sum("/demo_usage" in request for request in self.requests) > 1:
+            for request in document["sessions"]:
+                if request["start_ts"].startswith("2026-08-20"):  # somebody edits old ones
+                    request["last_event_ts"] = f"{self.account.now:%Y-%m-%dT%H:%M:%SZ}"
+        return document
 
 
 @pytest.mark.parametrize("select", ["start", "end", "overlap"])
