@@ -2,7 +2,7 @@
 
 The tables and the diagram of `docs/reference.md`, the plugin definition for Meltano Hub, and the
 settings in `meltano.yml` come from `tap-crankwheel --about` and from the schemas. The example rows
-of `docs/reference.md` come from the sandbox account.
+of `docs/reference.md`, and the report in `docs/sandbox.md`, come from the sandbox account.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ from tap_crankwheel.sandbox.tap import TapCrankWheelSandbox
 from tap_crankwheel.tap import TapCrankWheel
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # where `tools` is, when this is run as a script
+
+from tools.api_report import report  # noqa: E402
+
+SANDBOX = ROOT / "docs" / "sandbox.md"
 PAGE = ROOT / "docs" / "reference.md"
 DIAGRAM = ROOT / "docs" / "diagram.svg"
 PROJECT = ROOT / "meltano.yml"
@@ -296,7 +301,7 @@ def project(info: dict[str, Any]) -> str:
     return written.getvalue()
 
 
-# --- both ----------------------------------------------------------------------------------------
+# --- all of them ---------------------------------------------------------------------------------
 
 
 def render() -> dict[Path, str]:
@@ -310,7 +315,16 @@ def render() -> dict[Path, str]:
         ("diagram", f"![{said}.]({DIAGRAM.name})\n\nKeys are bold."),
     ):
         page = between(page, f"<!-- {name} -->", f"<!-- /{name} -->", f"\n{new}\n\n")
-    return {PAGE: page, DIAGRAM: diagram(), PLUGIN: as_yaml(plugin(info)), PROJECT: project(info)}
+    told = report(TapCrankWheelSandbox())
+    shown = f"\n<details><summary>The report</summary>\n\n{told}\n\n</details>\n\n"
+    sandbox = between(SANDBOX.read_text(), "<!-- report -->", "<!-- /report -->", shown)
+    return {
+        PAGE: page,
+        SANDBOX: sandbox,
+        DIAGRAM: diagram(),
+        PLUGIN: as_yaml(plugin(info)),
+        PROJECT: project(info),
+    }
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ class Behaviour:
         latency: Seconds that each answer takes.
         select: Whether a range selects by `start`, by `end` or by any `overlap`.
         inclusive: Whether what lies on `from` and on `to` is in the range.
+        exact_to: What ends of ranges and times are cut to before they are compared: `second` (ends
+            alone), `minute`, `hour` or `day`.
         order: The order of lists: `start`, `reverse` or `shuffled`.
+        longest_list: How many items a list has at most; the rest is left out.
         range_limit: The longest range that is answered; a longer one gets `limit_status`.
         limit_status: That status.
         wrap_users: Whether the list of users comes in an object.
@@ -64,7 +67,9 @@ class Behaviour:
     latency: float = 0.0
     select: str = "start"
     inclusive: tuple[bool, bool] = (True, True)
+    exact_to: str = "second"
     order: str = "start"
+    longest_list: int | None = None
     range_limit: timedelta = timedelta.max
     limit_status: int = 400
     wrap_users: bool = False
@@ -101,6 +106,8 @@ class Behaviour:
         return f"{moment:%Y-%m-%dT%H:%M:%S.%f}"[: 19 + (self.decimals and self.decimals + 1)] + "Z"
 
 
+#: Characters of a timestamp, by what it is exact to.
+EXACT_TO = {"second": None, "minute": 16, "hour": 13, "day": 10}
 TIMESTAMPS = {"start_date", "end_date", "start_ts", "last_event_ts"}
 
 #: What is likely of the real API, by a name for the command line.
@@ -220,6 +227,8 @@ class Sandbox(ThreadingHTTPServer):
             self.behaviour.select
         ]
         since, until = (text[:-1].removesuffix(".000000") for text in (since, until))
+        length = EXACT_TO[self.behaviour.exact_to]
+        low, high, since, until = (text[:length] for text in (low, high, since, until))
         after = since >= low if self.behaviour.inclusive[0] else since > low
         before = until <= high if self.behaviour.inclusive[1] else until < high
         return after and before
@@ -228,7 +237,7 @@ class Sandbox(ThreadingHTTPServer):
         rows.sort(key=lambda row: str(row[key]), reverse=self.behaviour.order == "reverse")
         if self.behaviour.order == "shuffled":
             random.Random(len(rows)).shuffle(rows)
-        return [self.behaviour.shape(row) for row in rows]
+        return [self.behaviour.shape(row) for row in rows[: self.behaviour.longest_list]]
 
     def _days(self, start: datetime, end: datetime) -> Iterator[date]:
         first, last = max(start, self.account.start).date(), min(end, self.account.now).date()

@@ -1,0 +1,658 @@
+"""Prints how the API of an account behaves: `uv run --env-file .env python tools/api_report.py`.
+
+It reads the environment, or `--config FILE`, as the tap does. It sends the tap's own requests: only
+GET, one at a time, about 50. It prints Markdown that holds no value of the account.
+
+How a range selects is found by elimination. `WAYS` are all the ways of selecting that a server may
+plausibly have. Each response rules out the ways that would have listed other items. A row tells
+what all ways that are left have in common. The ranges are those that rule out the most.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections import Counter
+from datetime import datetime, timedelta, timezone
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+import msgspec
+from typing_extensions import override
+
+from tap_crankwheel import windows
+from tap_crankwheel.client import CrankWheelStream
+from tap_crankwheel.errors import CrankWheelError, InvalidPayloadError, RangeRefusedError
+from tap_crankwheel.rows import ObjectParser
+from tap_crankwheel.schemas import SCHEMAS
+from tap_crankwheel.streams import DemoRequests, UsageSessions, Users
+from tap_crankwheel.tap import TapCrankWheel, _one_line_errors
+from tap_crankwheel.windows import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    import requests
+
+    from tap_crankwheel.payloads import Payload
+
+Row = dict[str, Any]
+Times = tuple[float, float]  # when an item starts and ends, in seconds since 1970
+
+UNKNOWN, NOT_HERE, NO_RESPONSE = "cannot be told", "-", "no response"
+HOUR, DAY = 3600, 86_400  # seconds
+MONTH, YEAR = 28 * DAY, 365 * DAY
+PROBES = 7  # ranges of each endpoint that are chosen by what is known so far
+STRIDE = 11  # of the ranges, one in so many is weighed at a time
+CHOSEN = 6  # items that these ranges are laid around
+MANY = 30  # fewer items may fit a way of selecting by chance
+FEW = 5  # of fewer objects, a name that the tap does not know is not printed
+
+SESSION_ROWS = [
+    "same ids as /usage", "without session_id", "a running session's end_date is",
+    "never ended, longest",
+]  # fmt: skip
+REQUEST_ROWS = ["last event before start", "longest after it"]
+ROWS = [
+    "status", "items in 28 days", "looks at the range", "exact to the", "selects by",
+    "from is inclusive", "to is inclusive", "weeks hold what the month holds", "without a range",
+    "a year ago", "a year in one request", "asked to wait", *SESSION_ROWS, *REQUEST_ROWS,
+]  # fmt: skip
+#: What the tap assumes.
+USUAL = {
+    "looks at the range": "yes", "weeks hold what the month holds": "yes",
+    "without a range": "28 days", "same ids as /usage": "yes", "without session_id": "0",
+    "last event before start": "0",
+}  # fmt: skip
+
+# --- how a range selects -------------------------------------------------------------------------
+
+UNITS = {"second": 1, "minute": 60, "hour": HOUR, "day": DAY}
+
+
+class Way(NamedTuple):
+    """A way in which a server may select items.
+
+    Attributes:
+        by: What of an item has to be in the range: its start, its end, or any part (overlap).
+        unit: What the server is exact to: it cuts a range's ends, items' times, or both to it.
+        ends: How it cuts a range's ends: not at all, `down`, or `out` so that the range grows.
+        times: How it sees an item's times: as they are sent, `cut` down to the unit, or `exact`,
+            with fractions of a second that it does not send.
+        zone: When its days begin, in seconds after midnight UTC.
+        from_inclusive: Whether what lies on `from` is selected.
+        to_inclusive: Whether what lies on `to` is selected.
+    """
+
+    by: str
+    unit: str
+    ends: str
+    times: str
+    zone: int
+    from_inclusive: bool
+    to_inclusive: bool
+
+    def selects(self, item: Times, low: float, high: float) -> bool:
+        """Return whether the range from `low` to `high` selects an item."""
+        (start, end), (by, name, ends, times, zone, from_inclusive, to_inclusive) = item, self
+        unit = UNITS[name]
+        if ends:
+            low -= (low - zone) % unit
+            high += (zone - high) % unit if ends == "out" else -((high - zone) % unit)
+        if times == "cut":
+            start, end = start - (start - zone) % unit, end - (end - zone) % unit
+        elif times == "exact":
+            start, end = start + 5e-7, end + 5e-7  # less than the microseconds that may be sent
+        last = start if by == "start" else end
+        first = end if by == "end" else start
+        after = last >= low if from_inclusive else last > low
+        return after and (first <= high if to_inclusive else first < high)
+
+
+CUTS = [
+    (unit, ends, times, zone)
+    for unit, ends, times in itertools.product(UNITS, ("", "down", "out"), ("", "cut", "exact"))
+    # Ends are sent in whole seconds. What is cut to nothing else is exact to the second.
+    if (not ends if unit == "second" else ends or times == "cut")
+    for zone in range(0, DAY if (unit, ends) == ("day", "down") and times != "exact" else 1, HOUR)
+]
+WAYS = [
+    Way(by, *cut, *inclusive)
+    for by in ("start", "end", "overlap")
+    for cut in CUTS
+    for inclusive in itertools.product((True, False), repeat=2)
+]
+
+
+def ranges_around(items: Collection[Times], now: int) -> list[tuple[int, int]]:
+    """Return ranges in the middle of some items, and before, across and after their ends."""
+    found = [(int(sum(item) / 2), int(sum(item) / 2) + 60) for item in items]
+    edges = [int(edge) for item in items for edge in item]
+    for length, edge in itertools.product((60, HOUR, DAY), edges):
+        whole = edge - edge % length
+        for moment in (edge - 1, edge, edge + 1, whole, whole + length):
+            found += [(moment - length, moment), (moment, moment + length)]
+    return [window for window in dict.fromkeys(found) if window[1] <= now]
+
+
+def expected_left(window: tuple[int, int], ways: list[Way], items: Collection[Times]) -> int:
+    """Return how many ways the response to a range leaves on average, times the number of ways."""
+    alike = Counter(tuple(way.selects(item, *window) for item in items) for way in ways)
+    return sum(count * count for count in alike.values())
+
+
+# --- an endpoint ---------------------------------------------------------------------------------
+
+
+class Noting(CrankWheelStream):
+    """A stream that notes how the API responds, and that asks for a range as it is, or for none."""
+
+    status = NO_RESPONSE
+    was_limited = False
+
+    @override
+    def get_url_params(self, context: Any, next_page_token: Window | None) -> dict[str, str]:
+        return windows.query(next_page_token, timedelta(0)) if next_page_token else {}
+
+    @override
+    def validate_response(self, response: requests.Response) -> None:
+        self.status = str(response.status_code)
+        limits = filter(re.compile("(?i)retry-after|(x-)?rate-?limit").match, response.headers)
+        self.was_limited |= response.status_code == HTTPStatus.TOO_MANY_REQUESTS or any(limits)
+        super().validate_response(response)
+
+
+class _Usage(Noting, UsageSessions):
+    path = "/usage"
+
+
+class _UsageNew(Noting, UsageSessions):
+    path = "/usage_new"
+
+
+class _DemoUsage(Noting, DemoRequests):
+    """`/demo_usage`, with the status and headers noted."""
+
+
+class _UserAccess(Noting, Users):
+    """`/user_access`, with the status and headers noted."""
+
+
+class Listing:
+    """A response that lists items.
+
+    Args:
+        payload: Its body, as the tap parses it.
+        window: The range that was asked for, in seconds since 1970.
+        fields: The names of an item's start and end.
+
+    Attributes:
+        document: The body in full.
+        items: The objects in its list.
+        times: When each of them starts and ends; None for what is not known.
+        listed: All of these times.
+    """
+
+    def __init__(self, payload: Payload, window: tuple[int, int], fields: tuple[str, str]) -> None:
+        self.payload, self.window = payload, window
+        self.document = msgspec.json.decode(msgspec.json.encode(payload))
+        whole = self.document if isinstance(self.document, dict) else {"sessions": self.document}
+        lists = {name: value for name, value in whole.items() if isinstance(value, list)}
+        found = lists.get("sessions", next(iter(lists.values())) if len(lists) == 1 else [])
+        self.items = [item for item in found if isinstance(item, dict)]
+        kinds = {name: {"type": "string", "format": "date-time"} for name in fields}
+        parse = ObjectParser({"properties": {**kinds, "extra": {"type": "object"}}})
+        rows = (parse({name: item.get(name) for name in fields}) for item in self.items)
+        self.times = [tuple(seconds(row[name]) for name in fields) for row in rows]
+        self.listed = set(self.times)
+
+    def settled(self, now: int) -> set[Times]:
+        """Return the times of the items that ended an hour ago or earlier: they stay as they are.
+
+        What ends when it starts may still run: an API may send that for an end it does not know.
+        """
+        return {
+            (start, end)
+            for (start, end), item in zip(self.times, self.items, strict=True)
+            if start and end and item.get("session_ended") is not False
+            if start < end <= now - HOUR
+        }
+
+    def ids(self) -> set[tuple[Any, str]]:
+        """Return of each session its times and its `session_id`."""
+        pairs = zip(self.times, self.items, strict=True)
+        return {(t, str(i["session_id"])) for t, i in pairs if all(t) and i.get("session_id")}
+
+
+def seconds(text: str | None) -> float | None:
+    """Return a timestamp that the tap has parsed, in seconds since 1970."""
+    return datetime.fromisoformat(text[:-1] + "+00:00").timestamp() if text else None
+
+
+class Endpoint:
+    """An endpoint, and what it shows.
+
+    Args:
+        stream: A stream over it.
+        now: Up to when it is asked, in seconds since 1970.
+
+    Attributes:
+        rows: What is told, by the rows of the table.
+        month: The response for the last 28 days; None if there is none.
+        status: The status of the last response.
+        error: Why there was none, or none with a list.
+        unexplained: Whether no way of selecting fits its responses.
+    """
+
+    def __init__(self, stream: Noting, now: int) -> None:
+        self.stream, self.now, self.clock = stream, now, stream.run.clock
+        self.name = stream.path
+        self.is_demo = isinstance(stream, DemoRequests)
+        others = SESSION_ROWS if self.is_demo else REQUEST_ROWS
+        self.rows = {row: NOT_HERE if row in others else UNKNOWN for row in ROWS}
+        self.month: Listing | None = None
+        self.status = UNKNOWN
+        self.error: Exception | None = None
+        self.unexplained = False
+        self._listings: list[Listing] = []
+        self._longest = 0
+        self._chosen: list[Times] = []
+
+    def ask(self, window: tuple[int, int] | None = None) -> Listing | None:
+        """Request a range, or none; return None if there is no response.
+
+        A range may be refused. After any other error, no more is asked.
+        """
+        if self.error and not isinstance(self.error, RangeRefusedError):
+            self.status = UNKNOWN
+            return None
+        fields = ("start_ts", "last_event_ts") if self.is_demo else ("start_date", "end_date")
+        start, end = (datetime.fromtimestamp(t, timezone.utc) for t in window or (0, 0))
+        self.stream.status = NO_RESPONSE
+        try:
+            payload = self.stream.fetch(Window(start, end) if window else None).payload
+            listing = Listing(payload, window or (0, 0), fields)
+        except (CrankWheelError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self.error = error
+            return None
+        finally:
+            self.status = self.stream.status
+        if window:
+            self._listings.append(listing)
+            self._longest = max(self._longest, len(listing.items))
+        return listing
+
+    def study(self) -> None:
+        """Ask all questions."""
+        now, rows, first = self.now, self.rows, self.now - MONTH
+        self.month = month = self.ask((first, now))
+        rows["status"], moments = self.status, (now, self.clock.time())
+        if month:
+            rows["items in 28 days"] = str(len(month.items))
+            # More than a week each: an end may be cut to the day, and may not be inclusive.
+            edges = range(first, now, 7 * DAY)
+            weeks = [self.ask((max(first, t - 2 * DAY), min(now, t + 9 * DAY))) for t in edges]
+            default, arrived = self.ask(), self.clock.time()
+            ago = self.ask((first - YEAR, now - YEAR))
+            rows["a year ago"] = self.status + (f", {len(ago.items)} items" if ago else "")
+            year = self.ask((now - YEAR, now))
+            rows["a year in one request"] = self.status
+            self._probe(month.settled(now))
+            again = self.ask((first, now)) or month
+            stable = month.settled(now) & again.settled(now)
+            self._tell_selection(stable)
+            if stable and rows["looks at the range"] != "no":
+                if all(weeks):
+                    held = set[Times]().union(*(week.settled(now) for week in weeks if week))
+                    same = stable <= held <= month.settled(now) | again.settled(now)
+                    told = "yes" if same else "no: a list may be cut"
+                    rows["weeks hold what the month holds"] = told
+                if default and year:
+                    self._tell_default(default, year, arrived)
+            if not rows["weeks hold what the month holds"].startswith("no"):
+                self._tell_items(month, moments)
+        rows["asked to wait"] = "yes" if self.stream.was_limited else "no"
+
+    def _fits(self, way: Way, known: Collection[Times], listing: Listing) -> bool:
+        """Return whether a response lists of known items what a way selects.
+
+        What the longest list lacks shows nothing: it may be cut.
+        """
+        listed, is_whole = listing.listed, len(listing.items) < self._longest
+        checked = (item for item in known if is_whole or item in listed)
+        return all(way.selects(item, *listing.window) == (item in listed) for item in checked)
+
+    def _ways_left(self, ways: list[Way], known: Collection[Times]) -> list[Way]:
+        """Return the ways that fit all responses."""
+        latest = self._listings[::-1]  # those to ranges that were chosen rule out the most
+        return [way for way in ways if all(self._fits(way, known, each) for each in latest)]
+
+    def _probe(self, known: set[Times]) -> None:
+        """Request ranges around the items that cross a midnight or are long."""
+        by_length = sorted(known, key=lambda i: (i[0] // DAY != i[1] // DAY, i[1] - i[0], i))
+        self._chosen = chosen = by_length[-CHOSEN:]
+        wanted, ways = ranges_around(chosen, self.now), WAYS
+        for turn in range(PROBES if known else 0):
+            some = ways[:: len(ways) // 80 | 1]  # since to weigh all takes long
+            best = min(wanted[turn::STRIDE], key=lambda w: expected_left(w, some, chosen))
+            wanted.remove(best)
+            self.ask(best)
+            ways = self._ways_left(ways, chosen)
+
+    def _tell_selection(self, known: set[Times]) -> None:
+        """Tell how the API selects, by the items that stayed the same during the report.
+
+        Whatever the way, no item that ends or starts more than two days away is selected.
+        """
+        missing, stray, everywhere = set[bool](), False, bool(known)
+        for listing in self._listings:
+            listed, (low, high) = listing.listed, listing.window
+            everywhere &= known <= listed
+            for start, end in known:
+                if (is_before := end < low - 2 * DAY) or start > high + 2 * DAY:
+                    stray |= (start, end) in listed
+                    if len(listing.items) < self._longest:
+                        missing.add(is_before)
+        if stray:
+            self.rows["looks at the range"] = "no" if everywhere else UNKNOWN
+        elif len(missing) == 2:  # noqa: PLR2004 - before ranges, and after them
+            self.rows["looks at the range"] = "yes"
+        if len(known) < MANY:
+            return
+        ways = self._ways_left(self._ways_left(WAYS, known & {*self._chosen}), known)
+        self.unexplained = not ways
+        told = {
+            "exact to the": {way.unit for way in ways},
+            "selects by": {way.by for way in ways},
+            "from is inclusive": {"yes" if way.from_inclusive else "no" for way in ways},
+            "to is inclusive": {"yes" if way.to_inclusive else "no" for way in ways},
+        }
+        self.rows |= {row: min(values) for row, values in told.items() if len(values) == 1}
+
+    def _tell_default(self, default: Listing, year: Listing, arrived: float) -> None:
+        """Tell how many days are listed without a range, if only one number fits."""
+        listed = default.settled(self.now)
+        older = year.settled(self.now) - listed
+        if listed and older and len(default.items) < self._longest and arrived < self.now + DAY:
+            # The server's clock may be another, and it may cut the ends.
+            leeway = max(UNITS.get(self.rows["exact to the"], DAY), HOUR)
+            least = (arrived - min(end for _, end in listed) - leeway) / DAY
+            most = (arrived - max(start for start, _ in older) + leeway) / DAY
+            days = range(math.ceil(least), math.ceil(most))
+            if len(days) == 1:
+                self.rows["without a range"] = f"{days[0]} days"
+
+    def _tell_items(self, month: Listing, moments: tuple[float, float]) -> None:
+        """Tell what single items show; of the moments, one may be the server's now."""
+        rows, items = self.rows, list(zip(month.items, month.times, strict=True))
+        if self.is_demo:
+            if lasted := [end - start for _, (start, end) in items if start and end]:
+                rows["last event before start"] = str(sum(length < 0 for length in lasted))
+                rows["longest after it"] = f"{max(lasted) / DAY:.1f} days"
+            return
+        rows["without session_id"] = str(sum(i.get("session_id") is None for i in month.items))
+        if not month.items or not all(start for _, (start, _) in items):
+            return
+        running = [(s, e, i) for i, (s, e) in items if s and i.get("session_ended") is False]
+        ends, now = set(), self.now
+        for start, end, item in running:
+            if start < now - HOUR / 3:  # or its start is about now
+                if item.get("end_date") is None:
+                    ends.add("null")
+                elif end and min(abs(end - moment) for moment in moments) < HOUR / 6:
+                    ends.add("about now")
+                else:
+                    ends.add("its start" if end == start else "other")
+        if ends:
+            rows["a running session's end_date is"] = ", ".join(sorted(ends))
+        if all("session_ended" in item for item in month.items):
+            never = [now - start for start, _, _ in running if start < now - DAY]
+            longest = f", {max(never) / DAY:.1f} days" if never else ""
+            rows["never ended, longest"] = f"{len(never)}{longest}"
+
+    def compare_ids(self, other: Endpoint) -> None:
+        """Tell whether the sessions have the same ids in another endpoint."""
+        own, others = (each.month.ids() if each.month else set() for each in (self, other))
+        if times := {t for t, _ in own} & {t for t, _ in others}:
+            same = all(pair in own and pair in others for pair in own | others if pair[0] in times)
+            self.rows["same ids as /usage"] = "yes" if same else "no"
+
+
+# --- the shape of a response ---------------------------------------------------------------------
+
+#: What the API's description lists as values, and of which fields.
+LISTED = {
+    "full_capacity", "half_capacity", "no_capacity", "never", "n/a", "true", "false", "extension",
+    "email", "user", "admin", "owner", "reporting",
+}  # fmt: skip
+LISTING = {"availability_bucket", "seconds_to_respond", "call_confirmed", "screenshared"} | {
+    "accepted_from", "privilege"
+}  # fmt: skip
+TIMESTAMP = re.compile(
+    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?)?", re.ASCII
+)
+FIELD_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+#: A name made of these is no person's, even where an object has a key for each person.
+_WORDS = (
+    "account agent agents aggregate all at average avg by call calls canceled count counts "
+    "country cursor date demo demos duration durations email emails end ended error for from has "
+    "host id in info key kind last length limit list log meeting meetings message meta minutes "
+    "more name next number of offset overall page pages per request requests s screen second "
+    "seconds session sessions share shared shares start started stats status sum summary tab time "
+    "title to total totals ts type url user users value viewer viewers webcam window with"
+)
+WORDS = {*_WORDS.split()}
+TYPES = {bool: "boolean", int: "integer", float: "number", dict: "object", list: "list"}
+
+
+class Place(NamedTuple):
+    """A place in a response.
+
+    Attributes:
+        name: Where it is.
+        values: What was seen there.
+        total: In how many objects or lists it could have been seen.
+        is_known: Whether the tap knows it.
+        is_new: Whether the tap knows what else is there, but not this.
+    """
+
+    name: str
+    values: list[Any]
+    total: int
+    is_known: bool
+    is_new: bool
+
+
+def places(
+    name: str,
+    values: list[Any],
+    total: int,
+    schema: Mapping[str, Any] | None,
+    *,
+    is_new: bool = False,
+) -> Iterator[Place]:
+    """Yield a place, and those inside it.
+
+    Args:
+        name: Where it is.
+        values: All that was seen there.
+        total: As in `Place`.
+        schema: The place's JSON schema; None if the tap does not know the place.
+        is_new: As in `Place`.
+    """
+    field, schema_of = name.rpartition(".")[2], schema or {}
+    yield Place(name, values, total, schema is not None, is_new)
+    name = name.partition(" ")[0]
+    if elements := [element for value in values if isinstance(value, list) for element in value]:
+        yield from places(f"{name}[]", elements, len(elements), schema_of.get("items"))
+    objects = [value for value in values if isinstance(value, dict)]
+    known, is_open = schema_of.get("properties", {}), field == "prospect_info"
+    hidden = []
+    for key, count in sorted(Counter(itertools.chain.from_iterable(objects)).items()):
+        is_usual = 2 * count >= len(objects) >= FEW and (known or name.endswith("[]"))
+        is_name = FIELD_NAME.fullmatch(key) and (is_usual or is_word(key)) and not is_open
+        if key not in known and not is_name:
+            hidden.append(key)
+            continue
+        inner = [value[key] for value in objects if key in value]
+        place, is_new = f"{name}.{key}".lstrip("."), bool(known) and key not in known
+        yield from places(place, inner, len(objects), known.get(key), is_new=is_new)
+    if hidden:
+        inner = [value[key] for value in objects for key in hidden if key in value]
+        place = f"{name}.<key> × {len(hidden)}".lstrip(".")  # noqa: RUF001
+        is_new = bool(known) and not is_open
+        yield from places(place, inner, len(inner), None, is_new=is_new)
+
+
+def is_word(key: str) -> bool:
+    """Return whether a key is made of words that are no person's name."""
+    return {*re.split("[_-]", key)} <= WORDS
+
+
+def form_of(value: Any, name: str) -> str:
+    """Return the JSON type of a value in a place; of a text its form."""
+    if not isinstance(value, str):
+        return TYPES.get(type(value), "null")
+    if value in LISTED and name.rpartition(".")[2] in LISTING:
+        return f"`{value}`"
+    return f"`{re.sub('[0-9]', '9', value)}`" if TIMESTAMP.fullmatch(value) else "text"
+
+
+def known_schema(stream: CrankWheelStream) -> Row:
+    """Return the JSON schema of a response, as far as the tap knows it."""
+
+    def sent(schema: Mapping[str, Any], *computed: str) -> Row:
+        fields = schema["properties"].items()
+        kept = {name: inner for name, inner in fields if name not in {"extra", *computed}}
+        return {n: i | {"properties": sent(i)} if "properties" in i else i for n, i in kept.items()}
+
+    items = {"items": {"properties": sent(SCHEMAS.get_schema(stream.name), "id")}}
+    single = {"stats", "total_canceled_requests"}
+    return items | {"properties": {n: {} if n in single else items for n in stream.envelope}}
+
+
+def equal_numbers(items: list[Row], found: list[Place]) -> Iterator[str]:
+    """Yield which numbers in `stats` equal what can be counted in the list beside them."""
+
+    def number(item: Row, field: str) -> float:
+        return value if isinstance(value := item.get(field), (int, float)) else 0
+
+    infos = [info for item in items if isinstance(info := item.get("viewer_info"), dict)]
+    viewers = [number(info, "viewer_count") or number(info, "max_viewer_count") for info in infos]
+    counted = {
+        "the number of sessions": len(items),
+        "the number of sessions with a viewer": sum(count > 0 for count in viewers),
+        "the sum of durations": sum(number(item, "duration") for item in items),
+    }
+    for place in found:
+        if re.fullmatch(r"stats(\.[a-z_-]+)+", place.name):
+            for what, count in counted.items():
+                if place.values == [count] != [0]:
+                    yield f"`{place.name}` equals {what}."
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def differences(endpoint: Endpoint, found: list[Place]) -> Iterator[str]:
+    """Yield what differs from what the tap assumes."""
+    rows, month, stream = endpoint.rows, endpoint.month, endpoint.stream
+    if month is None:
+        yield f"the status is {rows['status']}: there is no list."
+        return
+    fields = known_schema(stream)["items"]["properties"].keys()
+    parse = ObjectParser(SCHEMAS.get_schema(stream.name), stream.computed)
+    try:
+        parsed = list(stream.parse(month.payload, parse))
+        for name in sorted({name for row in parsed for name in row["extra"] or ()} & fields):
+            yield f"`{name}` is of another type than the tap takes, and goes into `extra`."
+    except InvalidPayloadError as error:
+        yield f"the tap cannot read it: {error}."
+    if len(month.items) >= FEW:
+        for name in sorted(fields - {place.name.rpartition("[].")[2] for place in found}):
+            yield f"`{name}` is never sent."
+    yield from (f"the tap does not know `{place.name}`." for place in found if place.is_new)
+    usual = USUAL | ({"exact to the": "second"} if endpoint.is_demo else {})
+    for row in ROWS:
+        if rows[row] not in {usual.get(row, rows[row]), UNKNOWN, NOT_HERE}:
+            yield f"{row}: {rows[row]}."
+    if endpoint.unexplained and rows["looks at the range"] != "no":
+        yield "no way of selecting that this report knows fits what is listed."
+
+
+def report(tap: TapCrankWheel) -> str:
+    """Ask all questions.
+
+    Args:
+        tap: The tap, for its settings and its clock.
+
+    Returns:
+        The report, in Markdown.
+
+    Raises:
+        CrankWheelError: The API cannot be reached, or rejects the key.
+    """
+    now, end = tap.run.clock.time(), tap.settings.end_date
+    now = int(min(now, end.timestamp()) if end else now)
+    kinds = _Usage, _UsageNew, _DemoUsage, _UserAccess
+    *histories, users = endpoints = [Endpoint(kind(tap, tap.run), now) for kind in kinds]
+    users.month = users.ask()
+    users.rows["status"] = users.status
+    if users.error and users.status in {"401", NO_RESPONSE}:
+        raise users.error
+    for endpoint in histories:
+        tap.logger.info("Asking %s", endpoint.name)
+        endpoint.study()
+    histories[0].rows["same ids as /usage"] = NOT_HERE
+    histories[1].compare_ids(histories[0])
+    lines = table("", *(f"`{endpoint.name}`" for endpoint in histories))
+    lines += [f"| {row} | {' | '.join(each.rows[row] for each in histories)} |" for row in ROWS]
+    lines += [
+        "",
+        f"`{UNKNOWN}`: what the account has does not show it. That `from` is inclusive and `to` is",
+        "not is never told, since it looks the same if fractions of a second are not sent.",
+    ]
+    differ = []
+    for endpoint in endpoints:
+        found: list[Place] = []
+        lines += ["", f"**`{endpoint.name}`**, status {endpoint.rows['status']}", ""]
+        if month := endpoint.month:
+            found += places("", [month.document], 1, known_schema(endpoint.stream))
+            lines += table("Place", "Types and forms", "In", "Known")
+            for place in found:
+                forms = ", ".join(sorted({form_of(value, place.name) for value in place.values}))
+                shares = f"{len(place.values)} of {place.total}"
+                name = f"`{place.name}`" if place.name else "the response"
+                lines.append(
+                    f"| {name} | {forms} | {shares} | {'yes' if place.is_known else 'no'} |"
+                )
+            lines += [f"\n{text}" for text in equal_numbers(month.items, found)]
+        differ += [f"- `{endpoint.name}`: {text}" for text in differences(endpoint, found)]
+    if differ:
+        return "\n".join([*lines, "", "**What differs from what the tap assumes**", "", *differ])
+    return "\n".join([*lines, "", "Nothing differs from what the tap assumes."])
+
+
+def table(*heads: str) -> list[str]:
+    """Return the first lines of a table."""
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+
+
+_config = _one_line_errors()(TapCrankWheel.cb_config)
+
+
+@click.command(help=(__doc__ or "").splitlines()[0])
+@click.option(
+    "--config", multiple=True, default=["ENV"], callback=_one_line_errors()(TapCrankWheel.cb_config)
+)
+def main(config: Any) -> None:
+    """Print the report; without `--config`, read the environment."""
+    with _one_line_errors():
+        tap = TapCrankWheel(config=config.config, parse_env_config=config.parse_env)
+    click.echo(report(tap))
+
+
+if __name__ == "__main__":
+    main()
