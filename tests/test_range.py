@@ -55,15 +55,15 @@ class History:
             )
         found = []
         for number, (begins, ends) in enumerate(self.items):
-            stops = min(ends or self.now, self.now) + self.shift
+            stops = min(ends or self.now, self.now)
             at = {
-                "start": (begins + self.shift,) * 2,
-                "end": (stops,) * 2,
-                "later": (begins + SIX_DAYS,) * 2,
+                "start": (begins, begins),
+                "end": (stops, stops),
+                "later": (begins + SIX_DAYS, begins + SIX_DAYS),
             }
-            first, last = at.get(self.select, (begins + self.shift, stops))
+            first, last = at.get(self.select, (begins, stops))
             if start <= last and first <= end and (begins <= self.now or begins > NOW + 15 * DAY):
-                found.append(self.item(number, begins + self.shift, stops, ends))
+                found.append(self.item(number, begins + self.shift, stops + self.shift, ends))
         return {"sessions": found, "total_canceled_requests": 0, "stats": {}}
 
     def item(self, number: int, begins: datetime, stops: datetime, ends: datetime | None) -> s.Row:
@@ -86,7 +86,7 @@ class History:
 def daily(count: float, length: timedelta = timedelta(minutes=20)) -> list[Item]:
     """Return a history of 40 days before the first run and 15 after it, with items of a length."""
     spaces = (n / count for n in range(int(55 * count)))
-    starts = (NOW - 40 * DAY + timedelta(days=space, minutes=7) for space in spaces)
+    starts = (NOW - 40 * DAY + timedelta(days=space, hours=3) for space in spaces)
     return [(start, start + length) for start in starts]
 
 
