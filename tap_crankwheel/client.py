@@ -235,7 +235,7 @@ class CrankWheelStream(RESTStream[Window]):
                 wait = max(float(asked), 1.0) if _SECONDS.fullmatch(asked) else DEFAULT_RETRY_AFTER
                 waited += wait
                 if self.testing or waited > MAX_WAIT:
-                    advice = f"a wait of {waited:.0f} seconds is too long: run again later."
+                    advice = f"a wait of {waited:.0f} seconds is too long. Run again later."
                     raise CrankWheelError(f"{error}: {advice}") from None
                 if self.run.pause(self.backoff_jitter(wait)):
                     self.logger.warning("%s: %s; waiting %.0f seconds", self.name, error, wait)
@@ -303,7 +303,7 @@ class CrankWheelStream(RESTStream[Window]):
             return f"{said}: it redirects to {host}. If the API is there, set api_url to it"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in self.extra_retry_statuses:
             return said
-        advice = _ADVICE.get(status, "the tap does not expect this: see docs/troubleshooting.md")
+        advice = _ADVICE.get(status, "the tap does not expect this. See docs/troubleshooting.md")
         if self.without_access and status in _NO_ACCESS:
             advice += f". {self.without_access}"
         return f"{said}: {advice}"
