@@ -64,7 +64,7 @@ _NOT_A_URL = requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL
 #: How OpenSSL reports a response that is not TLS.
 _NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 _ADVICE = {
-    400: "it refuses the request: if its range lies too far back, set a later start_date",
+    400: "it refuses the request. If its range lies too far back, set a later start_date",
     401: "it rejects the key: check api_key against the API tab of your CrankWheel account",
     403: "the key may not read this: use a key that an administrator created",
     404: "there is no such address: check api_url",
@@ -204,8 +204,8 @@ class CrankWheelStream(RESTStream[Window]):
             request = self.prepare_request(context, window)
             return self.request_decorator(self._send)(request, window)
         except RetriableAPIError as error:
-            tries = self.backoff_max_tries()
-            raise CrankWheelError(f"{name} failed {tries} times, last error: {error}.") from None
+            failed = f"{name} failed {self.backoff_max_tries()} times"
+            raise CrankWheelError(f"{failed}, last error: {error}. Run again later.") from None
         except CrankWheelError as error:
             raise type(error)(f"{name}: {error.message}") from None
 
@@ -222,7 +222,7 @@ class CrankWheelStream(RESTStream[Window]):
                 body = b"".join(response.iter_content(CHUNK))
                 return Response(payloads.parse(body), response.elapsed.total_seconds())
             except InvalidPayloadError as error:
-                raise RetriableAPIError(f"{error}: does api_url point to the API?") from None
+                raise RetriableAPIError(f"{error}: check api_url and your proxy") from None
             except (OSError, ValueError) as error:  # as the errors of requests are
                 raise self._connection_error(error, window) from None
             except RetriableAPIError as error:
@@ -235,7 +235,7 @@ class CrankWheelStream(RESTStream[Window]):
                 wait = max(float(asked), 1.0) if _SECONDS.fullmatch(asked) else DEFAULT_RETRY_AFTER
                 waited += wait
                 if self.testing or waited > MAX_WAIT:
-                    advice = f"a wait of {waited:.0f} seconds is too long: run again later."
+                    advice = f"a wait of {waited:.0f} seconds is too long. Run again later."
                     raise CrankWheelError(f"{error}: {advice}") from None
                 if self.run.pause(self.backoff_jitter(wait)):
                     self.logger.warning("%s: %s; waiting %.0f seconds", self.name, error, wait)
@@ -253,11 +253,11 @@ class CrankWheelStream(RESTStream[Window]):
             said = f"{host} does not speak TLS: check the port in api_url."
         elif isinstance(error, _NOT_A_URL):  # of the proxy: api_url was checked
             advice = "write it as http://<host>:<port>, or install PySocks for a SOCKS proxy."
-            said = f"the proxy that the environment names cannot be used: {advice}"
+            said = f"the proxy in HTTPS_PROXY or ALL_PROXY cannot be used: {advice}"
         elif isinstance(error, ValueError):
-            said = f"the request or its response is not valid HTTP ({kind})."
+            said = f"the request or its response is not valid HTTP ({kind}): check api_url."
         elif not isinstance(error, requests.RequestException):
-            said = "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file."
+            said = "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names a missing file: correct it."
         else:
             advice = "check api_url, your network and your proxy"
             return RetriableAPIError(f"the connection to {host} failed ({kind}): {advice}")
@@ -300,10 +300,10 @@ class CrankWheelStream(RESTStream[Window]):
         said = f"the API responded {status} {responses.get(status, '')}".rstrip()
         if location := response.headers.get("Location"):
             host = urlsplit(urljoin(self.url_base, location)).hostname
-            return f"{said}: it redirects to {host}: if the API is there, set api_url to it"
+            return f"{said}: it redirects to {host}. If the API is there, set api_url to it"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in self.extra_retry_statuses:
             return said
-        advice = _ADVICE.get(status, "the tap does not know what this status means here")
+        advice = _ADVICE.get(status, "the tap does not expect this. See docs/troubleshooting.md")
         if self.without_access and status in _NO_ACCESS:
             advice += f". {self.without_access}"
         return f"{said}: {advice}"
@@ -330,7 +330,7 @@ class CrankWheelStream(RESTStream[Window]):
         error, wait = details["exception"], details["wait"]
         most = self.backoff_max_tries()
         self.logger.warning(
-            "%s, attempt %d of %d: %s; the next in %.0f seconds", name, tries, most, error, wait
+            "%s, attempt %d of %d: %s; retrying in %.0f seconds", name, tries, most, error, wait
         )
 
     # --- records ----------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ class CrankWheelStream(RESTStream[Window]):
                         unknown.update(f"{name}.{field}" for field in loggable_names(extra))
                 yield record
         except InvalidPayloadError as error:
-            advice = "Check api_url; if it is right, the API is not as the tap knows it."
+            advice = "Check api_url, and run again. If the error remains, please report it."
             raise CrankWheelError(f"{self.name}: {error}. {advice}") from None
         if unknown:
             names = ", ".join(sorted(unknown)[:20])
@@ -409,7 +409,7 @@ class CrankWheelStream(RESTStream[Window]):
             self.forced_replication_method = None
         if missing and self.selected:
             names = ", ".join(".".join(breadcrumb[1::2]) for breadcrumb in missing)
-            self.logger.warning("%s: not sent, since --catalog lacks them: %s", self.name, names)
+            self.logger.warning("%s: fields not in --catalog are not sent: %s", self.name, names)
 
     @override
     def get_batch_config(self, config: Mapping[str, Any]) -> None:

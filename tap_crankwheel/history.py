@@ -87,7 +87,7 @@ class WindowedStream(CrankWheelStream):
         except RangeRefusedError as error:
             if not (halves := self.shorter_windows(window)):
                 raise
-            self.logger.warning("%s Requesting the halves of %s", error.message, window)
+            self.logger.warning("%s Requesting the range in halves.", error.message)
         return [response for half in halves for response in self.fetch_window(half)]
 
     def responses(self, wanted: list[Window]) -> Iterator[tuple[Window, list[Response]]]:
@@ -130,10 +130,10 @@ class WindowedStream(CrankWheelStream):
                 yield item
         if len(outside) > 1 and len(outside) * 3 > count:
             raise CrankWheelError(
-                f"{self._request_name(window)}: {len(outside)} of {count} items lie outside of the "
-                f"range, by up to {max(outside).days} days. The server ignores the range, perhaps "
-                "since something on the way drops the query parameters, or caches responses: check "
-                "api_url."
+                f"{self._request_name(window)}: {len(outside)} of {count} items lie outside the "
+                f"range, by up to {max(outside).days} days. The server ignores the range: perhaps "
+                "something on the way drops the query parameters, or caches responses. Check "
+                "api_url and your proxy."
             )
 
     def history(self) -> Window:
@@ -158,7 +158,7 @@ class WindowedStream(CrankWheelStream):
         if end and end <= self.now and last >= format_timestamp(reached):
             self.logger.warning("%s: end_date is reached: remove it to read on.", self.name)
         elif not wanted:
-            self.logger.warning("%s: nothing to read: start_date is not before the end.", self.name)
+            self.logger.warning("%s: nothing to read: set start_date before end_date.", self.name)
         if not wanted:
             return
         if self.testing:
@@ -170,7 +170,7 @@ class WindowedStream(CrankWheelStream):
             self._complete(window, last)
             if clock.monotonic() - logged >= PROGRESS_INTERVAL:
                 logged = clock.monotonic()
-                done = f"window {number} of {len(wanted)} is done, {window}"
+                done = f"window {number} of {len(wanted)} is complete: {window}"
                 self.logger.info("%s: %s", self.name, done)
         self.stream_state["progress_markers"] = {}
 

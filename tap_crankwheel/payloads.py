@@ -145,7 +145,7 @@ def _require_whole(document: dict[str, msgspec.Raw]) -> None:
     for name in ("has_more", "next"):
         if name in document and _parse_raw(document[name]):
             raise InvalidPayloadError(
-                f"`{name}` says that there is more, and no way to ask for it is known"
+                f"`{name}` says that there is more, and no way to request it is known"
             )
 
 

@@ -34,28 +34,28 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
     th.Property(
         "start_date",
         th.DateTimeType,
-        description="The earliest moment to read, in ISO 8601. A date means midnight UTC. If it "
-        "is not set, the first run reads the last 28 days.",
+        description="The moment to read from, in ISO 8601. A date means midnight UTC. If it is "
+        "not set, the first run reads the last 28 days.",
     ),
     th.Property(
         "end_date",
         th.DateTimeType,
         description="The moment to read up to, in ISO 8601, for a closed range of the past. If it "
-        "is not set, a run reads up to its start.",
+        "is not set, each run reads up to the moment that it starts.",
     ),
     th.Property(
         "lookback_days",
         th.IntegerType(minimum=0, maximum=3650),
         default=7,
         description="How many days before the bookmark each run reads again, because sessions and "
-        "demo requests may still change. Raise it if agents take requests later than that.",
+        "demo requests may still change. Raise it if they change later than that.",
     ),
     th.Property(
         "window_days",
         th.IntegerType(minimum=1, maximum=366),
         default=7,
-        description="How many days of sessions or demo requests to ask for in one request. Lower "
-        "it for a very busy account. Raise it for a long history of a quiet account.",
+        description="How many days of sessions or demo requests one request covers. Lower it for a "
+        "very busy account. Raise it for a long history of a quiet account.",
     ),
     th.Property(
         "stats_period",
@@ -73,14 +73,14 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
         "custom_questions",
         th.ArrayType(th.StringType),
         default=[],
-        description="IDs of your own lead capture questions. Each is a field of prospect_info. "
-        "Answers to other questions are in prospect_info.extra.",
+        description="IDs of your own lead capture questions. The answer to each is a field of "
+        "prospect_info. Answers to other questions are in prospect_info.extra.",
     ),
     th.Property(
         "usage_endpoint",
         th.StringType(allowed_values=["usage", "usage_new"]),
         description="The endpoint to read sessions from. If it is not set, the first run reads "
-        "usage, or usage_new where usage does not exist or its sessions have another form. Later "
+        "usage, or usage_new if usage does not exist or its sessions have another form. Later "
         "runs stay with it.",
     ),
     th.Property(
@@ -190,8 +190,8 @@ def _api_key(key: str | None) -> str:
     key = (key or "").strip()
     if not key:
         raise ValueError(
-            "is missing: an administrator creates one on the API tab of the account; set it in the "
-            "configuration, or as TAP_CRANKWHEEL_API_KEY in Meltano and with --config=ENV"
+            "is missing: an administrator creates a key on the API tab of the account. Write it "
+            "into the configuration, or set TAP_CRANKWHEEL_API_KEY (Meltano, or --config=ENV)"
         )
     if key[0] in "'\"`" or not re.fullmatch(r"[!-~]+", key):
         raise ValueError(
@@ -211,14 +211,14 @@ def parse_date(text: str | None) -> datetime | None:
     except ValueError:  # not quoted: a key may have been pasted here
         raise ValueError("is not a date: write it as 2026-08-30 or 2026-08-30T20:00:00Z") from None
     if date and date.year < 1970:  # noqa: PLR2004
-        raise ValueError("lies before 1970")
+        raise ValueError("lies before 1970: set a later date")
     return date
 
 
 def _start_date(text: str | None) -> datetime | None:
     date = parse_date(text)
     if date and date > datetime.now(timezone.utc):
-        raise ValueError(f"({text}) lies in the future")
+        raise ValueError(f"({text}) lies in the future: set an earlier date")
     return date
 
 
@@ -228,9 +228,7 @@ def _timezone(name: str) -> pendulum.Timezone:
     except (ValueError, OSError):
         alike = [zone for zone in pendulum.timezones() if zone.casefold() == name.casefold()]
         example = alike[0] if alike else "Europe/Berlin or America/New_York"
-        raise ValueError(
-            f"is not in the IANA list: use a name from it, such as {example}"
-        ) from None
+        raise ValueError(f"is not an IANA time zone: write a name such as {example}") from None
 
 
 def _api_url(text: str) -> str:
@@ -240,9 +238,9 @@ def _api_url(text: str) -> str:
     except (requests.RequestException, ValueError):
         url = urlsplit("")
     if url.scheme not in {"http", "https"} or not url.hostname:
-        raise ValueError("is not a URL: write it with its scheme, as https://meeting.is/ss/api")
+        raise ValueError("is not a URL: write all of it, as https://meeting.is/ss/api")
     if url.scheme == "http" and url.hostname not in LOCAL_HOSTS:
-        raise ValueError("begins with http://, and the key would travel in clear: use https://")
+        raise ValueError("begins with http://, which sends the key unencrypted: use https://")
     return text
 
 

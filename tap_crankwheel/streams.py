@@ -105,7 +105,7 @@ class UsageStream(WindowedStream):
                 raise
             other = "usage_new" if self.run.usage_endpoint == "usage" else "usage"
             raise CrankWheelError(
-                f"{error.message} If it lasts, usage_endpoint: {other} reads on, and sessions of "
+                f"{error.message} If the error remains, set usage_endpoint to {other}. Sessions of "
                 "the last lookback_days may then be there twice."
             ) from None
 
@@ -328,7 +328,7 @@ class Users(CrankWheelStream):
         items = payloads.only_list(payload)
         if not items:
             raise InvalidPayloadError(
-                "the list of users is empty, and an account has at least its owner"
+                "the list of users is empty, but an account has at least its owner"
             )
         for raw in items:
             row = row_parser(payloads.parse_item(raw, "user"))

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 #: What went wrong where a module raises what the SDK lets through, the innermost first. The text of
 #: the exception may hold personal data, or the key. A test provokes each of them with the SDK.
 _CAUSES = {
-    "singer_sdk.configuration._dict_config": "An environment variable cannot be read, the last one "
-    "that the log names: a number is written as 7, an object as JSON.",
+    "singer_sdk.configuration._dict_config": "An environment variable cannot be read: the last one "
+    "that the log names. Write a number as 7, a list or an object as JSON.",
     "jsonschema.validators": "stream_maps: a map does not have the form that --about describes.",
-    "singer_sdk.helpers._util": "--config, --catalog or --state is not a file of JSON.",
-    "singer_sdk.singerlib.catalog": "--catalog does not have the form that --discover writes.",
-    "singer_sdk.helpers._flattening": "flattening_max_key_length is too short: two columns would "
-    "have one name. 63 works.",
+    "singer_sdk.helpers._util": "--config, --catalog or --state does not name a JSON file.",
+    "singer_sdk.singerlib.catalog": "--catalog is not what --discover writes: write it again.",
+    "singer_sdk.helpers._flattening": "flattening_max_key_length is too small: two columns would "
+    "have the same name. Set it to 63.",
     "singer_sdk.mapper": "stream_maps: an expression fails for a record ({kind}): perhaps a field "
     "in it is null, or a value of stream_map_config is missing.",
     "singer_sdk.plugin_base": "--config cannot be read: it is not a JSON object.",
@@ -126,7 +126,7 @@ class TapCrankWheel(Tap):
             found = [known[name] for name in fnmatch.filter(known, source)]
             if not found and not alias.startswith("__"):
                 raise CrankWheelError(
-                    f"stream_maps: there is no stream {source}. There are {', '.join(known)}."
+                    f"stream_maps: there is no stream {source}. The streams are {', '.join(known)}."
                 )
             for name, value in fields.items():
                 if name.startswith("__") or any(name in properties for properties in found):
@@ -140,20 +140,20 @@ class TapCrankWheel(Tap):
         selected = [stream for stream in self.streams.values() if stream.selected]
         if not selected:
             raise CrankWheelError(
-                'Nothing is selected: select "*.*" first, since an exclusion alone selects nothing.'
+                'Nothing is selected: select "*.*" first. Exclusions alone select nothing.'
             )
         fields = ((stream, key) for stream in selected for key in stream.primary_keys)
         keys = [f"{s.name}.{k}" for s, k in fields if s.metadata["properties", k].selected is False]
         if keys:
             advice = "A stream map can hash them; to drop them, deselect the stream."
-            self.logger.warning("Keys are sent though deselected: %s. %s", ", ".join(keys), advice)
+            self.logger.warning("Keys are sent even if deselected: %s. %s", ", ".join(keys), advice)
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:
         try:
             for name, bookmark in state["bookmarks"].items() if state else ():
                 if name not in self.streams:
-                    raise CrankWheelError(f"The state is of another tap: it has a stream {name}.")
+                    raise CrankWheelError(f"The state is another tap's (stream {name}): remove it.")
                 if isinstance(self.streams[name], WindowedStream):
                     parse_date(bookmark.get("replication_key_value"))
                 endpoint = bookmark.get("usage_endpoint")
@@ -163,7 +163,7 @@ class TapCrankWheel(Tap):
         except (AttributeError, KeyError, TypeError, ValueError):
             raise CrankWheelError(
                 'The state is broken: its form is {"bookmarks": {"users": {}}}. Restore it, or '
-                "remove it to read everything anew (--full-refresh in Meltano)."
+                "remove it to read everything again (--full-refresh in Meltano)."
             ) from None
 
     @classmethod
@@ -193,7 +193,7 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        raise CrankWheelError("The target has ended: see what it says.") from None
+        raise CrankWheelError("The target has ended: look for its error in the log.") from None
     except (ConfigurationError, MappingError) as error:
         lines = getattr(error, "errors", [f"stream_maps: {error}"])
         raise CrankWheelError(" ".join(lines)) from None

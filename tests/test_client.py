@@ -87,10 +87,10 @@ def test_permanent_faults_end_the_run(sandbox: Sandbox, retry_waits: Waits, faul
         ("401", "GET /user_access: the API responded 401 Unauthorized: it rejects the key"),
         ("403", "403 Forbidden: the key may not read this"),
         ("404", "404 Not Found: there is no such address: check api_url"),
-        ("418", "418 I'm a Teapot: the tap does not know what this status"),
+        ("418", "418 I'm a Teapot: the tap does not expect this. See docs/"),
         ("redirect:http://[::1", "is not valid HTTP (ValueError)"),
         ("redirect:https://user:sandbox-key@elsewhere.example/sandbox-key?key=x", "elsewhere.ex"),
-        ("redirect:/ss/api/v2?key=x", "it redirects to 127.0.0.1: if the API is there"),
+        ("redirect:/ss/api/v2?key=x", "it redirects to 127.0.0.1. If the API is there"),
         ("204", "204 No Content"),
     ],
 )
@@ -212,7 +212,7 @@ def test_waiting_for_rate_limits_has_a_bound(sandbox: Sandbox, clock: s.FakeCloc
     sandbox.behaviour = Behaviour(faults=itertools.repeat("429:7200"))
     message, _ = s.failing(s.config_for(sandbox), "users", clock=clock)
     assert message.endswith(
-        "429 Too Many Requests: a wait of 7200 seconds is too long: run again later."
+        "429 Too Many Requests: a wait of 7200 seconds is too long. Run again later."
     )
 
 
@@ -289,7 +289,7 @@ def test_below_an_hour_a_refused_range_is_an_error(sandbox: Sandbox) -> None:
     sandbox.behaviour = Behaviour(range_limit=timedelta(minutes=1))
     message = error_of(sandbox, "usage_sessions", start_date="2026-08-31", window_days=1)
     assert "GET /usage for 2026-08-31 00:00 to 2026-08-31 00:45 UTC: " in message
-    assert "400 Bad Request: it refuses the request: if its range lies too far" in message
+    assert "400 Bad Request: it refuses the request. If its range lies too far" in message
 
 
 # --- payloads ------------------------------------------------------------------------------------
@@ -441,7 +441,7 @@ def test_a_bundle_of_certificates_that_is_not_there_is_one_line(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/none.pem")
     assert users_of(sandbox)  # of no use here
     message = error_of(sandbox, "users", api_url="https://crankwheel.invalid/ss/api")
-    assert "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file" in message
+    assert "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names a missing file" in message
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ def test_a_proxy_that_cannot_be_used_is_one_line(
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", proxy)
     message = error_of(sandbox, "users", api_url="https://crankwheel.invalid/ss/api")
-    assert "the proxy that the environment names cannot be used: write it as http://" in message
+    assert "the proxy in HTTPS_PROXY or ALL_PROXY cannot be used: write it as http://" in message
     assert SECRET not in message
 
 

@@ -183,7 +183,7 @@ def test_a_closed_pipe_ends_the_run_in_one_line(sandbox: Sandbox, tmp_path: Path
     assert "Traceback" not in err
     assert "Exception ignored" not in err
     assert "| ERROR    |" in err.splitlines()[-1]
-    assert "The target has ended: see what it says." in err.splitlines()[-1]
+    assert "The target has ended: look for its error in the log." in err.splitlines()[-1]
 
 
 def test_a_run_that_fails_keeps_what_it_has(sandbox: Sandbox) -> None:

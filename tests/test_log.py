@@ -57,9 +57,9 @@ def test_progress_is_logged_once_a_minute(
         stream = TapCrankWheel(config=config, clock=clock).streams["usage_sessions"]
         for _ in stream.get_records({}):
             clock.advance(25)  # each third window ends in another minute
-    assert logged(caplog, " is done, ") == [
-        "usage_sessions: window 3 of 8 is done, 2026-08-14 00:00 to 2026-08-15 00:00 UTC",
-        "usage_sessions: window 6 of 8 is done, 2026-08-17 00:00 to 2026-08-18 00:00 UTC",
+    assert logged(caplog, " is complete: ") == [
+        "usage_sessions: window 3 of 8 is complete: 2026-08-14 00:00 to 2026-08-15 00:00 UTC",
+        "usage_sessions: window 6 of 8 is complete: 2026-08-17 00:00 to 2026-08-18 00:00 UTC",
     ]
 
 
@@ -67,7 +67,7 @@ def test_an_empty_range_is_logged(sandbox: Sandbox, caplog: pytest.LogCaptureFix
     s.sync(s.config_for(sandbox, start_date="2026-08-01", end_date="2026-08-01"))
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(warnings) == 5
-    assert warnings[0].startswith("account_stats: nothing to read: start_date is not before")
+    assert warnings[0].startswith("account_stats: nothing to read: set start_date before")
 
 
 @pytest.mark.parametrize("lookback_days", [0, 7])
@@ -77,16 +77,16 @@ def test_an_end_date_that_stays_is_logged(
     dates = {"start_date": "2026-08-14", "end_date": "2026-08-30", "lookback_days": lookback_days}
     config = s.config_for(sandbox, **dates)
     state = s.sync(config).state
-    assert not logged(caplog, "end_date")
+    assert not logged(caplog, "end_date is reached")
     s.sync(config, state=state)
     says = "end_date is reached: remove it to read on."
     assert logged(caplog, "end_date") == [f"{name}: {says}" for name in s.STREAMS[:-1]]
-    assert not logged(caplog, "start_date is not")
+    assert not logged(caplog, "nothing to read")
     caplog.clear()
     for _ in range(2):  # the second run finds the period of the first unfinished
         clock = s.FakeClock(s.NOW)
         state = s.sync({**config, "end_date": "2030-01-01"}, state=state, clock=clock).state
-    assert not logged(caplog, "end_date")
+    assert not logged(caplog, "end_date is reached")
 
 
 def test_after_twenty_unknown_fields_the_log_says_how_many_more(

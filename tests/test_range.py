@@ -106,7 +106,7 @@ def test_an_ignored_range_ends_the_run_in_a_short_history_too(stream: str, setti
                 config = s.config_for(sandbox, start_date=start, **settings)
                 del config["end_date"]
                 message, _ = s.failing(config, stream, clock=s.FakeClock(NOW))
-                assert "The server ignores the range, perhaps since" in message
+                assert "The server ignores the range: perhaps something" in message
 
 
 @pytest.mark.parametrize("days", [29, 30, 33, 35, 60, 200])
@@ -122,7 +122,7 @@ def test_an_ignored_range_ends_the_run_in_a_long_history(
             config = s.config_for(sandbox, start_date=start, **settings)
             del config["end_date"]
             message, output = s.failing(config, stream, clock=s.FakeClock(now))
-        assert "ignores the range, perhaps since" in message
+        assert "ignores the range: perhaps something" in message
         for value in output.bookmarks.values() if output.states else ():
             assert value < start
 
@@ -137,7 +137,7 @@ def test_a_server_that_begins_to_ignore_the_range_is_noticed_at_once(
         first = s.sync(config, select=(stream,), clock=s.FakeClock(NOW))
         sandbox.behaviour = Behaviour(**VARIANTS["ignores-range"])
         later = sandbox.account.fixed_now = NOW + DAY
-        with pytest.raises(CrankWheelError, match=r"items lie outside of the range, by up to \d"):
+        with pytest.raises(CrankWheelError, match=r"items lie outside the range, by up to \d"):
             s.sync(config, state=first.state, select=(stream,), clock=s.FakeClock(later))
 
 

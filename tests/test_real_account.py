@@ -76,7 +76,7 @@ def test_a_later_run_stays_with_the_endpoint_of_the_first(sandbox: Sandbox) -> N
     sandbox.behaviour = Behaviour(no_access={"usage": 404})
     later: Any = {"select": USAGE, "clock": s.FakeClock(NOW + timedelta(days=1))}
     lines: list[str] = []
-    with pytest.raises(CrankWheelError, match=r"404 Not Found.*usage_endpoint: usage_new reads on"):
+    with pytest.raises(CrankWheelError, match=r"404 Not Found.*set usage_endpoint to usage_new"):
         s.sync(config, state=first.state, lines=lines, **later)
     assert s.Output(lines).records == {}
     assert s.ranges(sandbox, "usage_new") == []

@@ -404,37 +404,37 @@ _COUNT = click.IntRange(1, 10_000)
 
 
 @click.command()
-@click.option("--port", default=8765, type=click.IntRange(0, 65_535), help="0 for a free one.")
-@click.option("--seed", default=6, show_default=True, help="Another seed is another account.")
+@click.option("--port", default=8765, type=click.IntRange(0, 65_535), help="0 chooses a free one.")
+@click.option("--seed", default=6, show_default=True, help="Another seed makes another account.")
 @click.option("--agents", default=8, type=_COUNT, help="How many agents present. [default: 8]")
-@click.option("--sessions-per-day", default=30, type=_COUNT, help="Of a working day. [default: 30]")
+@click.option("--sessions-per-day", default=30, type=_COUNT, help="On a working day. [default: 30]")
 @click.option("--days", default=60, type=_COUNT, help="Days of history. [default: 60]")
 @click.option(
-    "--now", callback=_moment, help="Look at the account then. [default: the clock's now]"
+    "--now", callback=_moment, help="The account as of this moment. [default: the present]"
 )
-@click.option("--latency", default=0.0, help="Seconds that each answer takes.")
+@click.option("--latency", default=0.0, help="Seconds that each response takes.")
 @click.option(
     "--fault",
     "faults",
     multiple=True,
     callback=_faults,
-    help="Fail: a status such as 503, or 429:7 with a Retry-After; reset, truncate, html, slow:2 "
-    "(seconds), redirect:URL. Several take turns.",
+    help="How to fail: a status such as 503, or 429:7 with a Retry-After; reset, truncate, html, "
+    "slow:2 (seconds), redirect:URL. Several take turns.",
 )
-@click.option("--fault-every", default=5, show_default=True, help="How often: each n-th request.")
+@click.option("--fault-every", default=5, show_default=True, help="Fail each n-th request.")
 @click.option(
     "--select", type=click.Choice(["start", "end", "overlap"]), default="start", show_default=True,
-    help="What of a session or request has to be in the range.",
+    help="What of a session or demo request has to lie in the range.",
 )  # fmt: skip
 @click.option(
     "--order", type=click.Choice(["start", "reverse", "shuffled"]), default="start",
-    show_default=True, help="Of lists.",
+    show_default=True, help="The order of lists.",
 )  # fmt: skip
-@click.option("--exclusive", is_flag=True, help="What lies on `from` or `to` is not in the range.")
-@click.option("--range-limit", type=float, help="Refuse ranges of more days than this with a 400.")
+@click.option("--exclusive", is_flag=True, help="What lies on from or to is not in the range.")
+@click.option("--range-limit", type=float, help="Refuse a range of more days with a 400.")
 @click.option(
     "--like", "variants", multiple=True, type=click.Choice(list(VARIANTS)),
-    help="Answer in a way that is likely of the real API; several add up.",
+    help="Respond in a way that is likely for the real API. Several add up.",
 )  # fmt: skip
 def serve(  # noqa: PLR0913 - one an option
     *,
@@ -466,15 +466,15 @@ def serve(  # noqa: PLR0913 - one an option
     try:
         sandbox = Sandbox(Account(**account, fixed_now=now), behaviour, port=port)
     except OSError as error:
-        msg = f"port {port} cannot be had ({error.strerror}): choose another with --port."
+        msg = f"port {port} cannot be used ({error.strerror}): choose another with --port."
         raise click.ClickException(msg) from None
     click.echo(f"export TAP_CRANKWHEEL_API_URL={sandbox.url}")
     click.echo(f"export TAP_CRANKWHEEL_API_KEY={API_KEY}")
     if now:  # or the tap would read up to the clock's now
         click.echo(f"export TAP_CRANKWHEEL_START_DATE={sandbox.account.start:%Y-%m-%dT%H:%M:%SZ}")
         click.echo(f"export TAP_CRANKWHEEL_END_DATE={now:%Y-%m-%dT%H:%M:%SZ}")
-    click.echo("\nServing until Ctrl+C. Paste these lines into another terminal, and try there,")
-    click.echo("in a clone with uv run before each,")
+    click.echo("\nServing until you press Ctrl+C. Paste these lines into another terminal.")
+    click.echo("There, try (in a clone, with uv run before each):")
     click.echo("  meltano invoke tap-crankwheel --test")
     click.echo("  tap-crankwheel --config=ENV")
     click.echo(f"  curl -H 'Authorization: Basic {API_KEY}' {sandbox.url}/user_access")
