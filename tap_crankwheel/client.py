@@ -303,7 +303,7 @@ class CrankWheelStream(RESTStream[Window]):
             return f"{said}: it redirects to {host}. If the API is there, set api_url to it"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in self.extra_retry_statuses:
             return said
-        advice = _ADVICE.get(status, "the tap does not expect this. See docs/troubleshooting.md")
+        advice = _ADVICE.get(status, "the tap does not expect this: check api_url")
         if self.without_access and status in _NO_ACCESS:
             advice += f". {self.without_access}"
         return f"{said}: {advice}"

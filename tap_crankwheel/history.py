@@ -158,7 +158,7 @@ class WindowedStream(CrankWheelStream):
         if end and end <= self.now and last >= format_timestamp(reached):
             self.logger.warning("%s: end_date is reached: remove it to read on.", self.name)
         elif not wanted:
-            self.logger.warning("%s: nothing to read: set start_date before end_date.", self.name)
+            self.logger.warning("%s: nothing to read: set an earlier start_date.", self.name)
         if not wanted:
             return
         if self.testing:

@@ -87,7 +87,7 @@ def test_permanent_faults_end_the_run(sandbox: Sandbox, retry_waits: Waits, faul
         ("401", "GET /user_access: the API responded 401 Unauthorized: it rejects the key"),
         ("403", "403 Forbidden: the key may not read this"),
         ("404", "404 Not Found: there is no such address: check api_url"),
-        ("418", "418 I'm a Teapot: the tap does not expect this. See docs/"),
+        ("418", "418 I'm a Teapot: the tap does not expect this: check api_url"),
         ("redirect:http://[::1", "is not valid HTTP (ValueError)"),
         ("redirect:https://user:sandbox-key@elsewhere.example/sandbox-key?key=x", "elsewhere.ex"),
         ("redirect:/ss/api/v2?key=x", "it redirects to 127.0.0.1. If the API is there"),

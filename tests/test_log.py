@@ -67,7 +67,7 @@ def test_an_empty_range_is_logged(sandbox: Sandbox, caplog: pytest.LogCaptureFix
     s.sync(s.config_for(sandbox, start_date="2026-08-01", end_date="2026-08-01"))
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(warnings) == 5
-    assert warnings[0].startswith("account_stats: nothing to read: set start_date before")
+    assert warnings[0].startswith("account_stats: nothing to read: set an earlier start_date")
 
 
 @pytest.mark.parametrize("lookback_days", [0, 7])
