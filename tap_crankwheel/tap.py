@@ -192,6 +192,8 @@ def _one_line_errors() -> Iterator[None]:
     """Turn what the SDK raises for a setting, a file or the target's end into one line."""
     try:
         yield
+    except (click.ClickException, click.exceptions.Exit):  # one line already, or no error at all
+        raise
     except BrokenPipeError:
         raise CrankWheelError("The target has ended: look for its error in the log.") from None
     except (ConfigurationError, MappingError) as error:
