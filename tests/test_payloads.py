@@ -97,6 +97,20 @@ def test_requests_alike_are_numbered_in_any_order_of_the_response(order: list[in
     assert [row["id"] for row in found] == [key, f"{key}-2", f"{key}-3", f"{key}-4"]
 
 
+def test_requests_alike_keep_their_numbers_while_their_content_changes() -> None:
+    def ids(**buckets: str) -> dict[str, str]:
+        infos = {phone: {"prospect-phone": phone} for phone in buckets}
+        found = p.requests(
+            *(
+                {**p.REQUEST, "availability_bucket": bucket, "prospect_info": infos[phone]}
+                for phone, bucket in buckets.items()
+            )
+        )
+        return {row["prospect_info"]["prospect-phone"]: row["id"] for row in found}
+
+    assert ids(one="a", two="b") == ids(one="b", two="a")
+
+
 def test_users_come_as_a_list_or_wrapped() -> None:
     user = {"email": "ann@example.com", "privilege": "owner"}
     listed = [{**user, "in_demo_pool": pool} for pool in (None, True, "sometimes")]

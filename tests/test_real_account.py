@@ -63,14 +63,16 @@ def test_an_endpoint_that_fits_or_is_chosen_is_kept_to(sandbox: Sandbox) -> None
     assert s.ranges(sandbox, "usage_new") == []
 
 
-def test_a_later_odd_session_ends_the_run() -> None:
+@pytest.mark.parametrize("start_date", ["2026-08-11", "2026-08-25"])
+def test_an_odd_session_beside_or_after_usable_ones_ends_the_run(start_date: str) -> None:
     def usage(start: datetime, _: datetime) -> s.Row:
         good = {"session_id": 1, "start_date": start.isoformat(), "email": "ann"}
         odd = {"start": start.isoformat()}
-        return {"sessions": [odd if start.day > 20 else good]}
+        return {"sessions": [odd, good] if start.day > 20 else [good]}
 
     with s.ScriptedSandbox(usage=usage).running() as sandbox:
-        message, _ = s.failing(s.config_for(sandbox, window_days=1), "usage_sessions")
+        config = s.config_for(sandbox, start_date=start_date, window_days=1)
+        message, _ = s.failing(config, "usage_sessions")
     assert "has no usable `start_date`" in message
     assert s.ranges(sandbox, "usage_new") == []
 
