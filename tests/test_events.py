@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import Row, ScriptedSandbox, canonical, config_for, sync
+from tests.support import Row, ScriptedSandbox, config_for, sync
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -167,15 +167,3 @@ def test_an_event_that_changes_between_two_requests_is_one_row_in_its_last_versi
     assert len(sent) == 2
     assert output.records[stream] == sent[1:]
     assert 61 in {sent[1].get("duration"), sent[1].get("seconds_to_respond")}
-
-
-def test_requests_alike_have_the_same_ids_in_any_order() -> None:
-    request = event("2026-08-02T10:00:00Z", "2026-08-02T11:00:00Z")
-    items = [{**request, "availability_bucket": text} for text in ("a", "b", "b", "c")]
-    found = []
-    for order in (items, items[::-1]):
-        with serving(order, SELECTS["start"]) as sandbox:
-            output = sync(config_for(sandbox, start_date=START), select=("demo_requests",))
-        found.append(output.records["demo_requests"])
-    assert canonical(found[0]) == canonical(found[1])
-    assert len({row["id"] for row in found[0]}) == 4
