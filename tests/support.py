@@ -78,22 +78,22 @@ class QuickTap(TapCrankWheel):
 
 
 class ScriptedSandbox(Sandbox):
-    """A sandbox whose answers a test gives.
+    """A sandbox whose responses a test gives.
 
     Args:
-        answers: What a path (`usage`, `demo_usage` or `users`) is answered with: a document, or a
+        responses: The response of a path (`usage`, `demo_usage` or `users`): a document, or a
             function of `from` and `to` that returns one.
     """
 
-    def __init__(self, **answers: Any) -> None:
+    def __init__(self, **responses: Any) -> None:
         super().__init__(small_account())
-        self._answers = answers
+        self._responses = responses
 
     def _scripted(self, path: str, *args: datetime) -> Any:
-        if path not in self._answers:
+        if path not in self._responses:
             return getattr(super(), path)(*args)
-        answer = self._answers[path]
-        return answer(*args) if callable(answer) else answer
+        response = self._responses[path]
+        return response(*args) if callable(response) else response
 
     @override
     def usage(self, start: datetime, end: datetime) -> Any:

@@ -124,7 +124,7 @@ def test_a_bookmark_in_the_future_is_replaced_window_by_window(sandbox: Sandbox)
     assert {value[5:10] for value in written} == {"10-01", "08-30", "08-31", "09-01"}
 
 
-def test_what_runs_in_one_run_is_finished_in_the_next(sandbox: Sandbox) -> None:
+def test_running_sessions_are_completed_by_the_next_run(sandbox: Sandbox) -> None:
     first = sync(config_for(sandbox))
     running = {s["id"] for s in first.records["usage_sessions"] if not s["session_ended"]}
     assert running
@@ -168,7 +168,7 @@ def test_full_table_replication_ignores_the_bookmark(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("minutes", [-30, 30])
-def test_a_clock_that_differs_from_the_servers_costs_nothing(
+def test_a_clock_that_differs_from_the_servers_loses_no_rows(
     sandbox: Sandbox,
     minutes: int,
 ) -> None:

@@ -151,7 +151,7 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     with start(tmp_path, config_for(sandbox), None) as tap:
         assert gate.reached.wait(60)
         tap.send_signal(number)
-        out, err = tap.communicate(timeout=60)  # the requests are never answered
+        out, err = tap.communicate(timeout=60)  # no response ever comes
     gate.open.set()
     assert tap.returncode == 0  # as the SDK has it
     assert b"Traceback" not in err

@@ -1,4 +1,4 @@
-"""Payloads: answers into events and users, whatever their shape."""
+"""Payloads: responses into events and users, whatever their shape."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ ODD: dict[str, dict[str, Any]] = {
         for end in ("start", "last", "nothing")
     },
     **{f"six days long, by {by}": {"select": by} for by in ("start", "end", "overlap")},
-    "answered six days later": {"select": "end", "event": SIX_DAYS},
+    "handled six days later": {"select": "end", "event": SIX_DAYS},
     "last event before the start": {"event": -2 * DAY},
     "exact to the day": {"exact": "day"},
     **{

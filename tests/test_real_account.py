@@ -19,7 +19,7 @@ NOW = s.NOW
 @pytest.mark.parametrize("variant", ["no-usage", "other-names"])
 @pytest.mark.parametrize("select", [USAGE, USAGE[1:2], USAGE[2:]])
 @pytest.mark.parametrize("parallel", [1, 4])
-def test_without_a_choice_the_endpoint_that_fits_is_read(
+def test_without_a_choice_the_usable_endpoint_is_read(
     caplog: pytest.LogCaptureFixture, variant: str, select: tuple[str, ...], parallel: int
 ) -> None:
     caplog.set_level("INFO")
@@ -49,7 +49,7 @@ def test_responses_without_sessions_decide_nothing() -> None:
     assert s.canonical(records["usage_sessions"]) == s.canonical(expected)
 
 
-def test_an_endpoint_that_fits_or_is_chosen_is_kept_to(sandbox: Sandbox) -> None:
+def test_a_usable_or_chosen_endpoint_is_kept(sandbox: Sandbox) -> None:
     s.sync(s.config_for(sandbox), select=USAGE)
     assert s.ranges(sandbox, "usage_new") == []
     sandbox.requests.clear()
