@@ -103,7 +103,7 @@ def test_a_run_reads_its_range_and_bookmarks_its_end(
     state = state_at(**{stream: format_timestamp(parse_timestamp(bookmark))}) if bookmark else None
     output = sync(config, state=state, select=(stream,), clock=FakeClock(NOW))
 
-    def at(text: str) -> datetime:  # statistics are read by whole days, and begin again with one
+    def at(text: str) -> datetime:  # statistics begin, and begin again, with a whole day
         return parse_timestamp(f"2026-{text[:5] if stream in STATISTICS else text}")
 
     assert output.bookmarks == {stream: format_timestamp(at(reached))}

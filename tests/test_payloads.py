@@ -99,14 +99,11 @@ def test_requests_alike_are_numbered_in_any_order_of_the_response(order: list[in
 
 def test_requests_alike_keep_their_numbers_while_their_content_changes() -> None:
     def ids(**buckets: str) -> dict[str, str]:
-        infos = {phone: {"prospect-phone": phone} for phone in buckets}
-        found = p.requests(
-            *(
-                {**p.REQUEST, "availability_bucket": bucket, "prospect_info": infos[phone]}
-                for phone, bucket in buckets.items()
-            )
-        )
-        return {row["prospect_info"]["prospect-phone"]: row["id"] for row in found}
+        items = [
+            {**p.REQUEST, "availability_bucket": bucket, "prospect_info": {"prospect-phone": phone}}
+            for phone, bucket in buckets.items()
+        ]
+        return {row["prospect_info"]["prospect-phone"]: row["id"] for row in p.requests(*items)}
 
     assert ids(one="a", two="b") == ids(one="b", two="a")
 

@@ -98,8 +98,8 @@ NULLABLE_KEYS = "<x><merge_tree><allow_nullable_key>1</allow_nullable_key></merg
 
 @contextmanager
 def postgres(*_: Path) -> Iterator[str]:
-    # In no folder of pytest's: each pytest that starts closes those to all other users, and a
-    # server that root starts runs as another user.
+    # Not in a folder of pytest's: each pytest that starts closes those to other users, and a
+    # server that root starts runs as one.
     with tempfile.TemporaryDirectory() as folder:
         server = get_server(folder)
         try:
