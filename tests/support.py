@@ -78,22 +78,22 @@ class QuickTap(TapCrankWheel):
 
 
 class ScriptedSandbox(Sandbox):
-    """A sandbox whose answers a test gives.
+    """A sandbox whose responses a test gives.
 
     Args:
-        answers: What a path (`usage`, `demo_usage` or `users`) is answered with: a document, or a
+        responses: The response of a path (`usage`, `demo_usage` or `users`): a document, or a
             function of `from` and `to` that returns one.
     """
 
-    def __init__(self, **answers: Any) -> None:
+    def __init__(self, **responses: Any) -> None:
         super().__init__(small_account())
-        self._answers = answers
+        self._responses = responses
 
     def _scripted(self, path: str, *args: datetime) -> Any:
-        if path not in self._answers:
+        if path not in self._responses:
             return getattr(super(), path)(*args)
-        answer = self._answers[path]
-        return answer(*args) if callable(answer) else answer
+        response = self._responses[path]
+        return response(*args) if callable(response) else response
 
     @override
     def usage(self, start: datetime, end: datetime) -> Any:
@@ -192,6 +192,20 @@ def captured(lines: list[str] | None = None) -> Iterator[list[str]]:
         sys.stdout = stdout
 
 
+def selecting(
+    select: tuple[str, ...],
+    config: Row,
+    state: Row | None = None,
+    clock: FakeClock | None = None,
+) -> TapCrankWheel:
+    """Return the tap with some of its streams selected."""
+    state = json.loads(json.dumps(state or {}))
+    tap = TapCrankWheel(config=config, state=state, clock=clock or FakeClock())
+    for name, stream in tap.streams.items():
+        stream.selected = name in select
+    return tap
+
+
 def sync(
     config: Row,
     *,
@@ -202,12 +216,7 @@ def sync(
 ) -> Output:
     """Run the tap in this process; a run that fails leaves what it wrote in `lines`."""
     with captured(lines) as written:
-        tap = TapCrankWheel(
-            config=config, state=json.loads(json.dumps(state or {})), clock=clock or FakeClock()
-        )
-        for name, stream in tap.streams.items():
-            stream.selected = name in select
-        tap.sync_all()
+        selecting(select, config, state, clock).sync_all()
     return Output(written)
 
 
@@ -313,7 +322,7 @@ class CliResult:
 
 
 def command_line(*arguments: str, tap: type[TapCrankWheel] = QuickTap) -> CliResult:
-    """Run the tap's command line in this process; an exception that gets out fails a test."""
+    """Run the tap's command line in this process; no exception may get out, or be logged."""
     stderr, sys.stderr = sys.stderr, io.StringIO()
     try:
         with captured() as lines, pytest.raises(SystemExit) as ended:
@@ -321,6 +330,7 @@ def command_line(*arguments: str, tap: type[TapCrankWheel] = QuickTap) -> CliRes
         logged = sys.stderr.getvalue()
     finally:
         sys.stderr = stderr
+    assert "Traceback" not in logged
     code = ended.value.code
     return CliResult("\n".join(lines), logged, code if isinstance(code, int) else 0)
 
@@ -337,7 +347,6 @@ def run(folder: Path, config: object, *arguments: str, **files: object) -> CliRe
 def error_line(result: CliResult) -> str:
     """Return the one line that a failed run ends with."""
     assert result.exit_code == 1
-    assert "Traceback" not in result.output
     (error,) = [line for line in result.stderr.splitlines() if "| ERROR    |" in line]
     assert result.stderr.splitlines()[-1] == error
     return error

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tap_crankwheel.tap import TapCrankWheel
-from tap_crankwheel.windows import format_timestamp
+from tap_crankwheel.windows import format_timestamp, parse_timestamp
 from tests.support import (
     NOW,
     FakeClock,
@@ -21,12 +20,18 @@ from tests.support import (
     expected_requests,
     expected_sessions,
     ranges,
+    selecting,
     state_at,
     sync,
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from tap_crankwheel.sandbox.server import Sandbox
+
+SECOND = timedelta(seconds=1)
+STATISTICS = ("account_stats", "agent_stats")
 
 
 def test_the_bookmark_moves_with_each_complete_window(sandbox: Sandbox) -> None:
@@ -59,9 +64,7 @@ def test_the_bookmark_moves_with_each_complete_window(sandbox: Sandbox) -> None:
 def test_the_bookmark_does_not_move_within_a_window(sandbox: Sandbox) -> None:
     config = config_for(sandbox, window_days=5, start_date="2026-08-11", end_date="2026-08-31")
     with captured() as lines:
-        tap = TapCrankWheel(config=config)
-        for name, stream in tap.streams.items():
-            stream.selected = name == "usage_sessions"
+        tap = selecting(("usage_sessions",), config)
         tap.streams["usage_sessions"].STATE_MSG_FREQUENCY = 1
         tap.sync_all()
     states = [state["bookmarks"]["usage_sessions"] for state in Output(lines).states]
@@ -71,126 +74,57 @@ def test_the_bookmark_does_not_move_within_a_window(sandbox: Sandbox) -> None:
     assert {value[:10] for value in values if value} == set(edges)
 
 
-def test_the_bookmark_of_statistics_is_the_last_periods_start(sandbox: Sandbox) -> None:
-    output = sync(config_for(sandbox), select=("account_stats", "agent_stats"))
-    assert output.bookmarks == {
-        "account_stats": "2026-09-01T00:00:00.000000Z",
-        "agent_stats": "2026-09-01T00:00:00.000000Z",
-    }
+END = "09-01T15:20"  # NOW
+# start_date, end_date, bookmark, lookback_days -> from, to, bookmark; without the year.
+CASES: dict[str, tuple[Any, ...]] = {
+    "first run": ("08-11", None, None, None, "08-11", END, END),
+    "without start_date": (None, None, None, None, "08-04T15:20", END, END),
+    "bookmark": ("08-11", None, "08-30T12:00", 2, "08-28T12:00", END, END),
+    "lookback over start_date": ("08-30T06:00", None, "08-30T12:00", None, "08-30T06:00", END, END),
+    "old bookmark without start_date": (None, None, "06-02", None, "05-26", END, END),
+    "bookmark after end_date": ("08-11", "08-25", "08-31", 10, "08-21", "08-25", "08-31"),
+    "end_date in the future": ("08-11", "12-31", None, None, "08-11", END, END),
+    "bookmark in the future": ("08-11", None, "10-01", 3, "08-29T15:20", END, END),
+    "start_date after now": ("09-02", None, "08-31", None, None, None, "08-31"),
+    "end_date not after start_date": ("08-11", "08-11", "08-31", None, None, None, "08-31"),
+}
 
 
-def test_a_run_begins_at_the_bookmark_less_the_lookback(sandbox: Sandbox) -> None:
-    state = state_at(
-        usage_sessions="2026-08-30T12:00:00.000000Z",
-        demo_requests="2026-08-29T00:00:00.000000Z",
-        account_stats="2026-08-31T00:00:00.000000Z",
-    )
-    config = config_for(sandbox, lookback_days=2)
-    output = sync(config, state=state, select=("usage_sessions", "demo_requests"))
-    second = timedelta(seconds=1)
-    assert ranges(sandbox, "usage") == [
-        (datetime(2026, 8, 28, 12, tzinfo=timezone.utc) - second, NOW + second),
-    ]
-    assert ranges(sandbox, "demo_usage") == [
-        (datetime(2026, 8, 27, tzinfo=timezone.utc) - second, NOW + second),
-    ]
-    assert output.bookmarks["usage_sessions"] == format_timestamp(NOW)
-
-    sandbox.requests.clear()
-    output = sync(config, state=state, select=("account_stats",))
-    assert [row["period_start"][:10] for row in output.records["account_stats"]] == [
-        "2026-08-29",
-        "2026-08-30",
-        "2026-08-31",
-        "2026-09-01",
-    ]
-
-
-def test_a_run_never_begins_before_the_start_date(sandbox: Sandbox) -> None:
-    state = state_at(usage_sessions="2026-08-30T12:00:00.000000Z")
-    sync(
-        config_for(sandbox, start_date="2026-08-30T06:00:00Z"),
-        state=state,
-        select=("usage_sessions",),
-    )
-    assert ranges(sandbox, "usage")[0][0] == datetime(2026, 8, 30, 5, 59, 59, tzinfo=timezone.utc)
-
-
-def test_without_start_date_an_old_bookmark_is_not_cut_short(sandbox: Sandbox) -> None:
-    config = config_for(sandbox)
-    del config["start_date"]
-    state = state_at(usage_sessions="2026-06-02T00:00:00.000000Z")
-    sync(config, state=state, select=("usage_sessions",), clock=FakeClock(NOW))
-    assert min(ranges(sandbox, "usage"))[0].date().isoformat() == "2026-05-25"  # and 23:59:59
-
-
-def test_the_bookmark_does_not_move_back(sandbox: Sandbox) -> None:
-    state = state_at(usage_sessions="2026-08-31T00:00:00.000000Z")
-    config = config_for(sandbox, lookback_days=10, window_days=1, end_date="2026-08-25")
-    output = sync(config, state=state, select=("usage_sessions",))
-    assert output.records["usage_sessions"]
-    assert output.bookmarks == {"usage_sessions": "2026-08-31T00:00:00.000000Z"}
-
-
-@pytest.mark.parametrize("settings", [{"start_date": "2026-09-02"}, {"end_date": "2026-08-11"}])
-def test_an_empty_range_requests_nothing_and_leaves_the_state(
-    sandbox: Sandbox,
-    settings: Row,
+@pytest.mark.parametrize("stream", ["usage_sessions", "demo_requests", *STATISTICS])
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_reads_its_range_and_bookmarks_its_end(
+    sandbox: Sandbox, stream: str, case: str
 ) -> None:
-    config = config_for(sandbox)
-    del config["end_date"]
-    bookmarks = {
-        "usage_sessions": "2026-08-31T12:00:00.000000Z",
-        "demo_requests": "2026-08-31T12:00:00.000000Z",
-        "account_stats": "2026-08-31T00:00:00.000000Z",
-        "agent_stats": "2026-08-31T00:00:00.000000Z",
-    }
-    output = sync(
-        {**config, **settings},
-        state=state_at(**bookmarks),
-        select=tuple(bookmarks),
-        clock=FakeClock(NOW),
+    *settings, low, high, reached = CASES[case]
+    start, end, bookmark = (text and f"2026-{text}" for text in settings[:3])
+    config = config_for(
+        sandbox, start_date=start, end_date=end, lookback_days=settings[3], window_days=1
     )
-    assert sandbox.requests == []
-    assert not output.records
-    assert output.bookmarks == bookmarks
+    state = state_at(**{stream: format_timestamp(parse_timestamp(bookmark))}) if bookmark else None
+    output = sync(config, state=state, select=(stream,), clock=FakeClock(NOW))
+
+    def at(text: str) -> datetime:  # statistics begin, and begin again, with a whole day
+        return parse_timestamp(f"2026-{text[:5] if stream in STATISTICS else text}")
+
+    assert output.bookmarks == {stream: format_timestamp(at(reached))}
+    if low is None:
+        assert sandbox.requests == []
+        return
+    assert output.records[stream]
+    asked = ranges(sandbox, "demo_usage" if stream == "demo_requests" else "usage")
+    assert min(asked)[0] == at(low) - SECOND
+    assert max(asked)[1] == parse_timestamp(f"2026-{high}") + SECOND
 
 
-def test_an_end_date_in_the_future_is_now(sandbox: Sandbox) -> None:
-    output = sync(
-        config_for(sandbox, end_date="2030-01-01"),
-        select=("usage_sessions",),
-        clock=FakeClock(NOW),
-    )
-    assert output.bookmarks == {"usage_sessions": format_timestamp(NOW)}
-    assert max(ranges(sandbox, "usage"))[1] == NOW + timedelta(seconds=1)
-
-
-def test_a_bookmark_in_the_future_counts_as_now(
-    sandbox: Sandbox,
-) -> None:
-    state = state_at(
-        usage_sessions="2026-10-01T00:00:00.000000Z",
-        account_stats="2026-10-01T00:00:00.000000Z",
-    )
+def test_a_bookmark_in_the_future_is_replaced_window_by_window(sandbox: Sandbox) -> None:
+    state = state_at(usage_sessions="2026-10-01T00:00:00.000000Z")
     config = config_for(sandbox, lookback_days=3, window_days=1)
-    output = sync(
-        config,
-        state=state,
-        select=("usage_sessions", "account_stats"),
-        clock=FakeClock(NOW),
-    )
-    assert output.bookmarks == {
-        "usage_sessions": format_timestamp(NOW),
-        "account_stats": "2026-09-01T00:00:00.000000Z",
-    }
-    assert min(ranges(sandbox, "usage"))[0].date().isoformat() == "2026-08-28"
-    # Until its windows are complete, it does not claim more than they hold.
+    output = sync(config, state=state, select=("usage_sessions",), clock=FakeClock(NOW))
     written = [s["bookmarks"]["usage_sessions"]["replication_key_value"] for s in output.states]
-    assert any(value < format_timestamp(NOW) for value in written)
+    assert {value[5:10] for value in written} == {"10-01", "08-30", "08-31", "09-01"}
 
 
-def test_what_runs_in_one_run_is_finished_in_the_next(sandbox: Sandbox) -> None:
+def test_running_sessions_are_completed_by_the_next_run(sandbox: Sandbox) -> None:
     first = sync(config_for(sandbox))
     running = {s["id"] for s in first.records["usage_sessions"] if not s["session_ended"]}
     assert running
@@ -220,14 +154,10 @@ def test_a_daily_run_requests_no_more_than_the_lookback_needs(
 
 
 def test_full_table_replication_ignores_the_bookmark(sandbox: Sandbox) -> None:
+    state = state_at(usage_sessions="2026-08-31T00:00:00.000000Z")
     with captured() as lines:
-        tap = TapCrankWheel(
-            config=config_for(sandbox),
-            state=state_at(usage_sessions="2026-08-31T00:00:00.000000Z"),
-        )
-        for name, stream in tap.streams.items():
-            stream.selected = name == "usage_sessions"
-            stream.forced_replication_method = "FULL_TABLE"
+        tap = selecting(("usage_sessions",), config_for(sandbox), state)
+        tap.streams["usage_sessions"].forced_replication_method = "FULL_TABLE"
         tap.sync_all()
     output = Output(lines)
     assert canonical(output.records["usage_sessions"]) == canonical(
@@ -238,7 +168,7 @@ def test_full_table_replication_ignores_the_bookmark(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("minutes", [-30, 30])
-def test_a_clock_that_differs_from_the_servers_costs_nothing(
+def test_a_clock_that_differs_from_the_servers_loses_no_rows(
     sandbox: Sandbox,
     minutes: int,
 ) -> None:

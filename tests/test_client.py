@@ -65,7 +65,7 @@ EVERY_SECOND = [turn for fault in FAULTS for turn in (None, fault)]
 @pytest.mark.parametrize(
     ("limit", "faults"), [(1, itertools.cycle(EVERY_SECOND)), (4, iter(FAULTS))]
 )
-def test_faults_cost_nothing(sandbox: Sandbox, limit: int, faults: Iterator[str | None]) -> None:
+def test_faults_lose_no_rows(sandbox: Sandbox, limit: int, faults: Iterator[str | None]) -> None:
     sandbox.behaviour = Behaviour(faults=faults)
     config = s.config_for(sandbox, window_days=1, max_parallel_requests=limit)
     s.check_events(s.sync(config).records, sandbox.account)
@@ -112,21 +112,21 @@ def test_a_plan_without_demo_requests_is_told_what_to_deselect(
     assert advice in error_of(sandbox, stream)
 
 
-def answers_from(first: int) -> Behaviour:
+def responding_from(first: int) -> Behaviour:
     """Let the first requests wait until there is one more."""
-    count, answered = itertools.count(), threading.Event()
+    count, another = itertools.count(), threading.Event()
 
     def fault() -> None:
         if next(count) < first:
-            answered.wait(60)
+            another.wait(60)
         else:
-            answered.set()
+            another.set()
 
     return Behaviour(faults=iter(fault, NEVER))
 
 
 def test_a_timeout_is_tried_again(sandbox: Sandbox) -> None:
-    sandbox.behaviour = answers_from(1)
+    sandbox.behaviour = responding_from(1)
     assert users_of(sandbox, request_timeout=1)
     assert len(sandbox.requests) == 2
 
@@ -158,7 +158,7 @@ def test_responses_may_be_compressed_and_in_chunks_on_one_connection(sandbox: Sa
 # --- rate limits ---------------------------------------------------------------------------------
 
 
-def of_a_period(clock: s.FakeClock, count: int, seconds: int) -> Callable[[], str | None]:
+def limited(clock: s.FakeClock, count: int, seconds: int) -> Callable[[], str | None]:
     """Refuse more than a count of requests in each period of the clock."""
     used: Counter[float] = Counter()
     lock = threading.Lock()
@@ -193,8 +193,8 @@ def test_a_backfill_passes_a_rate_limit(
     sandbox: Sandbox, clock: s.FakeClock, limit: str, parallel: int
 ) -> None:
     faults = {
-        "1 a second": of_a_period(clock, 1, 1),
-        "20 a minute": of_a_period(clock, 20, 60),
+        "1 a second": limited(clock, 1, 1),
+        "20 a minute": limited(clock, 20, 60),
         "1 at a time": one_at_a_time(),
     }[limit]
     sandbox.behaviour = Behaviour(faults=iter(faults, NEVER))
@@ -277,7 +277,7 @@ def test_a_range_that_is_refused_is_read_in_halves(
 def test_a_range_that_times_out_is_asked_for_in_halves(
     sandbox: Sandbox, retry_waits: Waits
 ) -> None:
-    sandbox.behaviour = answers_from(1)
+    sandbox.behaviour = responding_from(1)
     config = s.config_for(sandbox, window_days=60, request_timeout=1)
     rows = s.sync(config, select=("usage_sessions",)).records["usage_sessions"]
     assert s.canonical(rows) == s.canonical(s.expected_sessions(sandbox.account))
@@ -385,11 +385,11 @@ def test_no_more_than_the_limit_is_under_way_or_waiting(limit: int) -> None:
 def test_requests_are_made_at_the_same_time() -> None:
     meeting = threading.Barrier(4, timeout=60)
 
-    def answer_four(*_: datetime) -> s.Row:
+    def respond_to_four(*_: datetime) -> s.Row:
         meeting.wait()
         return {"sessions": []}
 
-    with s.ScriptedSandbox(usage=answer_four).running() as sandbox:
+    with s.ScriptedSandbox(usage=respond_to_four).running() as sandbox:
         dates = {"start_date": "2026-08-20", "end_date": "2026-08-28"}
         config = s.config_for(sandbox, window_days=1, **dates)
         output = s.sync(config, select=("usage_sessions",))
@@ -407,7 +407,7 @@ def test_requests_are_made_at_the_same_time() -> None:
         ("https://127.0.0.1:{port}", "does not speak TLS: check the port in api_url.", 0),
     ],
 )
-def test_what_cannot_be_connected_to_ends_the_run(
+def test_a_connection_that_fails_ends_the_run(
     sandbox: Sandbox, retry_waits: Waits, url: str, message: str, retries: int
 ) -> None:
     assert message in error_of(sandbox, "users", api_url=url.format(port=sandbox.server_port))

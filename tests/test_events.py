@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import Row, ScriptedSandbox, canonical, config_for, sync
+from tests.support import Row, ScriptedSandbox, config_for, sync
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -24,11 +24,11 @@ START, END = "2026-08-01", "2026-08-15"  # two windows
 def serving(items: list[Row], by: Selects) -> AbstractContextManager[Sandbox]:
     """Serve both histories with these items, selected in some way by `from` and `to`."""
 
-    def answer(start: datetime, end: datetime) -> Any:
+    def respond(start: datetime, end: datetime) -> Any:
         low, high = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in (start, end))
         return {"sessions": [item for item in items if by(item, low, high)]}
 
-    return ScriptedSandbox(usage=answer, demo_usage=answer).running()
+    return ScriptedSandbox(usage=respond, demo_usage=respond).running()
 
 
 def event(start: str, end: str, **more: object) -> Row:
@@ -155,27 +155,15 @@ def test_an_event_that_changes_between_two_requests_is_one_row_in_its_last_versi
     start = {"start": "2026-08-08T00:00:00Z", "overlap": "2026-08-07T23:50:00Z"}[by]
     item = event(start, "2026-08-08T00:20:00Z")
 
-    def answer(low: datetime, high: datetime) -> Any:
+    def respond(low: datetime, high: datetime) -> Any:
         asked = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in (low, high))
         change = {"duration": 60 + (n := next(count)), "seconds_to_respond": 60 + n}
         return {"sessions": [item | change] if SELECTS[by](item, *asked) else []}
 
-    with ScriptedSandbox(usage=answer, demo_usage=answer).running() as sandbox:
+    with ScriptedSandbox(usage=respond, demo_usage=respond).running() as sandbox:
         config = config_for(sandbox, start_date=START, end_date=END, max_parallel_requests=1)
         output = sync(config, select=(stream,))
     sent = [m["record"] for m in output.messages if m["type"] == "RECORD"]
     assert len(sent) == 2
     assert output.records[stream] == sent[1:]
     assert 61 in {sent[1].get("duration"), sent[1].get("seconds_to_respond")}
-
-
-def test_requests_alike_have_the_same_ids_in_any_order() -> None:
-    request = event("2026-08-02T10:00:00Z", "2026-08-02T11:00:00Z")
-    items = [{**request, "availability_bucket": text} for text in ("a", "b", "b", "c")]
-    found = []
-    for order in (items, items[::-1]):
-        with serving(order, SELECTS["start"]) as sandbox:
-            output = sync(config_for(sandbox, start_date=START), select=("demo_requests",))
-        found.append(output.records["demo_requests"])
-    assert canonical(found[0]) == canonical(found[1])
-    assert len({row["id"] for row in found[0]}) == 4

@@ -1,4 +1,4 @@
-"""Payloads: answers into events and users, whatever their shape."""
+"""Payloads: responses into events and users, whatever their shape."""
 
 from __future__ import annotations
 
@@ -95,6 +95,17 @@ def test_requests_alike_are_numbered_in_any_order_of_the_response(order: list[in
     assert p.requests(*(items[n] for n in order)) == found
     key = found[0]["id"]
     assert [row["id"] for row in found] == [key, f"{key}-2", f"{key}-3", f"{key}-4"]
+
+
+def test_requests_alike_keep_their_numbers_while_their_content_changes() -> None:
+    def ids(**buckets: str) -> dict[str, str]:
+        items = [
+            {**p.REQUEST, "availability_bucket": bucket, "prospect_info": {"prospect-phone": phone}}
+            for phone, bucket in buckets.items()
+        ]
+        return {row["prospect_info"]["prospect-phone"]: row["id"] for row in p.requests(*items)}
+
+    assert ids(one="a", two="b") == ids(one="b", two="a")
 
 
 def test_users_come_as_a_list_or_wrapped() -> None:

@@ -166,8 +166,8 @@ ODD: dict[str, dict[str, Any]] = {
         for end in ("start", "last", "nothing")
     },
     **{f"six days long, by {by}": {"select": by} for by in ("start", "end", "overlap")},
-    "answered six days later": {"select": "later", "event": SIX_DAYS},
-    "answered six days later, which does not show": {"select": "later"},
+    "handled six days later": {"select": "later", "event": SIX_DAYS},
+    "handled six days later, which does not show": {"select": "later"},
     "last event before the start": {"event": -9 * DAY},
     "exact to the day": {"exact": "day"},
     **{

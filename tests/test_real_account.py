@@ -21,7 +21,7 @@ NOW = s.NOW
 @pytest.mark.parametrize("variant", ["no-usage", "other-names"])
 @pytest.mark.parametrize("select", [USAGE, USAGE[1:2], USAGE[2:]])
 @pytest.mark.parametrize("parallel", [1, 4])
-def test_without_a_choice_the_endpoint_that_fits_is_read(
+def test_without_a_choice_the_usable_endpoint_is_read(
     caplog: pytest.LogCaptureFixture, variant: str, select: tuple[str, ...], parallel: int
 ) -> None:
     caplog.set_level("INFO")
@@ -51,7 +51,7 @@ def test_responses_without_sessions_decide_nothing() -> None:
     assert s.canonical(records["usage_sessions"]) == s.canonical(expected)
 
 
-def test_an_endpoint_that_fits_or_is_chosen_is_kept_to(sandbox: Sandbox) -> None:
+def test_a_usable_or_chosen_endpoint_is_kept(sandbox: Sandbox) -> None:
     s.sync(s.config_for(sandbox), select=USAGE)
     assert s.ranges(sandbox, "usage_new") == []
     sandbox.requests.clear()
@@ -115,14 +115,16 @@ def test_a_stray_404_doubles_no_session() -> None:
     assert len(warehouse["usage_sessions"]) == len(s.all_sessions(s.small_account()))
 
 
-def test_a_later_odd_session_ends_the_run() -> None:
+@pytest.mark.parametrize("start_date", ["2026-08-11", "2026-08-25"])
+def test_an_odd_session_beside_or_after_usable_ones_ends_the_run(start_date: str) -> None:
     def usage(start: datetime, _: datetime) -> s.Row:
         good = {"session_id": 1, "start_date": start.isoformat(), "email": "ann"}
         odd = {"start": start.isoformat()}
-        return {"sessions": [odd if start.day > 20 else good]}
+        return {"sessions": [odd, good] if start.day > 20 else [good]}
 
     with s.ScriptedSandbox(usage=usage).running() as sandbox:
-        message, _ = s.failing(s.config_for(sandbox, window_days=1), "usage_sessions")
+        config = s.config_for(sandbox, start_date=start_date, window_days=1)
+        message, _ = s.failing(config, "usage_sessions")
     assert "has no usable `start_date`" in message
     assert s.ranges(sandbox, "usage_new") == []
 

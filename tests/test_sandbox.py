@@ -48,10 +48,10 @@ def test_the_histories_list_what_the_account_has(sandbox: Sandbox) -> None:
     assert demo_usage["total_canceled_requests"] > 0
 
 
-def test_without_a_range_the_last_28_days_are_answered(sandbox: Sandbox) -> None:
+def test_without_a_range_the_last_28_days_are_listed(sandbox: Sandbox) -> None:
     sandbox.account = small_account(days=40)
-    answer = call(sandbox, "GET", "usage").json()
-    starts = [session["start_date"] for session in answer["sessions"]]
+    usage = call(sandbox, "GET", "usage").json()
+    starts = [session["start_date"] for session in usage["sessions"]]
     assert (NOW - timedelta(days=28)).isoformat()[:16] <= min(starts) < "2026-08-06"
     everything = [session["start_date"] for session in all_sessions(sandbox.account)]
     assert min(everything) < min(starts)
@@ -86,7 +86,7 @@ def test_users_are_listed_shown_made_and_deleted(sandbox: Sandbox, kind: str) ->
     assert call(sandbox, "GET", "user_access").json() == before
 
 
-def test_what_the_api_does_not_have(sandbox: Sandbox) -> None:
+def test_unknown_paths_and_wrong_ranges_are_refused(sandbox: Sandbox) -> None:
     for method, path in (("GET", "nothing"), ("POST", "usage"), ("DELETE", "user_access")):
         assert call(sandbox, method, path).status_code == 404
     assert call(sandbox, "GET", "usage?from=soon").status_code == 400
@@ -96,8 +96,8 @@ def test_what_the_api_does_not_have(sandbox: Sandbox) -> None:
     "header", [{}, {"Authorization": "Basic wrong"}, {"Authorization": "Bearer sandbox-key"}]
 )
 def test_another_key_is_rejected(sandbox: Sandbox, header: dict[str, str]) -> None:
-    answer = requests.get(f"{sandbox.url}/user_access", headers=header, timeout=60)
-    assert answer.status_code == 401
+    response = requests.get(f"{sandbox.url}/user_access", headers=header, timeout=60)
+    assert response.status_code == 401
     basic = requests.get(f"{sandbox.url}/user_access", auth=(API_KEY, ""), timeout=60)
     assert basic.status_code == 401
 
@@ -113,10 +113,10 @@ def test_the_command_says_where_it_is_and_serves() -> None:
         lines = [server.stdout.readline().strip() for _ in range(4)]
         exported = dict(line.removeprefix("export TAP_CRANKWHEEL_").split("=") for line in lines)
         header = {"Authorization": f"Basic {exported['API_KEY']}"}
-        answer = requests.get(f"{exported['API_URL']}/user_access", headers=header, timeout=60)
+        response = requests.get(f"{exported['API_URL']}/user_access", headers=header, timeout=60)
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
-    assert len(answer.json()) == 4
+    assert len(response.json()) == 4
     assert exported["START_DATE"] == "2026-08-29T00:00:00Z"
     assert exported["END_DATE"] == "2026-09-01T00:00:00Z"
 
@@ -127,7 +127,7 @@ def test_an_account_without_a_fixed_moment_is_looked_at_now() -> None:
     assert before <= account.now <= datetime.now(timezone.utc)
 
 
-def test_the_sandbox_holds_what_makes_it_hard() -> None:
+def test_the_sandbox_holds_the_hard_cases() -> None:
     account = small_account()
     sessions, requests = all_sessions(account), all_requests(account)
     assert any(s["start_date"][:10] != s["end_date"][:10] for s in sessions)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
-from tests.support import Row, ScriptedSandbox, all_requests, command_line, config_for
+from tests.support import ScriptedSandbox, all_requests, config_for, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,16 +20,6 @@ PROSPECT = "Prudence Prospect +15550199"
 @pytest.fixture(autouse=True)
 def _debug(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGLEVEL", "DEBUG")
-
-
-def output_of(tmp_path: Path, config: Row, *arguments: str) -> tuple[str, str]:
-    """Run the command line; return what it wrote to standard output and to standard error."""
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
-    ended = command_line("--config", str(path), *arguments)
-    assert "Traceback" not in ended.output
-    assert arguments or "DEBUG" in ended.stderr
-    return ended.stdout, ended.stderr
 
 
 FORMS = {
@@ -58,9 +47,10 @@ def test_the_key_never_appears(
     fault: str | None,
 ) -> None:
     sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
-    stdout, stderr = output_of(tmp_path, config_for(sandbox, api_key=FORMS[form]))
-    assert KEY not in stdout + stderr
-    assert "| ERROR    |" in stderr  # the sandbox's key is another
+    result = run(tmp_path, config_for(sandbox, api_key=FORMS[form]))
+    assert KEY not in result.output
+    assert "| DEBUG    |" in result.stderr
+    assert "| ERROR    |" in result.stderr  # the sandbox's key is another
 
 
 @pytest.mark.parametrize("arguments", [("--about",), ("--discover",), ("--test",), ("--version",)])
@@ -69,8 +59,9 @@ def test_the_key_is_in_nothing_the_command_line_tells(
     tmp_path: Path,
     arguments: tuple[str],
 ) -> None:
-    stdout, stderr = output_of(tmp_path, config_for(sandbox, api_key=KEY), *arguments)
-    assert KEY not in stdout + stderr
+    result = run(tmp_path, config_for(sandbox, api_key=KEY), *arguments)
+    assert KEY not in result.output
+    assert result.exit_code == (arguments == ("--test",))  # the sandbox's key is another
 
 
 @pytest.mark.parametrize(
@@ -79,8 +70,7 @@ def test_the_key_is_in_nothing_the_command_line_tells(
 )
 def test_a_key_in_the_url_is_not_logged_either(tmp_path: Path, api_url: str) -> None:
     config = {"api_key": "k", "api_url": api_url, "start_date": "2026-08-01"}
-    stdout, stderr = output_of(tmp_path, config)
-    assert KEY not in stdout + stderr
+    assert KEY not in run(tmp_path, config).output
 
 
 @pytest.mark.parametrize("path", ["usage", "demo_usage", "users"])
@@ -99,7 +89,7 @@ def test_a_key_in_the_url_is_not_logged_either(tmp_path: Path, api_url: str) -> 
 )
 def test_personal_data_is_in_no_error(tmp_path: Path, path: str, document: object) -> None:
     with ScriptedSandbox(**{path: document}).running() as sandbox:
-        _, stderr = output_of(tmp_path, config_for(sandbox))
+        stderr = run(tmp_path, config_for(sandbox)).stderr
     assert "Prudence" not in stderr
     assert "15550199" not in stderr
     assert "| ERROR    |" in stderr
@@ -108,18 +98,18 @@ def test_personal_data_is_in_no_error(tmp_path: Path, path: str, document: objec
 def test_personal_data_is_in_no_body_that_is_quoted(sandbox: Sandbox, tmp_path: Path) -> None:
     for fault in ("400", "401", "404", "418", "429", "500"):
         sandbox.behaviour = Behaviour(faults=itertools.repeat(fault), error_body=PROSPECT.encode())
-        _, stderr = output_of(tmp_path, config_for(sandbox))
-        assert "Prudence" not in stderr
+        assert "Prudence" not in run(tmp_path, config_for(sandbox)).stderr
 
 
 def test_personal_data_is_in_no_log_and_no_state(sandbox: Sandbox, tmp_path: Path) -> None:
     config = config_for(sandbox, flattening_enabled=True, flattening_max_depth=1)
-    stdout, stderr = output_of(tmp_path, config)
-    states = [line for line in stdout.splitlines() if '"type":"STATE"' in line]
-    logged = stderr + "".join(states)
+    result = run(tmp_path, config)
+    states = [line for line in result.stdout.splitlines() if '"type":"STATE"' in line]
+    logged = result.stderr + "".join(states)
+    assert "| DEBUG    |" in logged
     assert states
     for request in all_requests(sandbox.account):
         info = request["prospect_info"]
         for key in ("prospect-phone", "prospect-name", "prospect-email"):
             assert info[key] not in logged
-            assert info[key] in stdout
+            assert info[key] in result.stdout

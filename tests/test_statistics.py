@@ -70,6 +70,18 @@ def test_what_starts_in_the_period_is_counted() -> None:
     assert account["extra"] == {"currency": "EUR", "meetings": 7}
 
 
+def test_a_half_without_a_count_leaves_the_count_of_its_period_unknown() -> None:
+    def demo_usage(start: datetime, _: datetime) -> s.Row:
+        unknown = (start.day, start.hour) == (30, 12)
+        return {"sessions": [], **({} if unknown else {"total_canceled_requests": 3})}
+
+    with s.ScriptedSandbox(demo_usage=demo_usage).running() as sandbox:
+        sandbox.behaviour.range_limit = timedelta(hours=12)
+        config = s.config_for(sandbox, start_date="2026-08-30", end_date="2026-09-01")
+        rows = s.sync(config, select=("demo_stats",)).records["demo_stats"]
+    assert [row["total_canceled_requests"] for row in rows] == [None, 6]
+
+
 # Those that say that there is more are an error.
 names = (p.texts | st.sampled_from(["stats", "total_canceled_requests"])).filter(
     lambda name: name not in {"sessions", "has_more", "next"}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
-from tap_crankwheel.tap import TapCrankWheel
 from tap_crankwheel.windows import parse_timestamp
 from tests import support as s
 
@@ -25,9 +24,7 @@ STATISTICS = ("account_stats", "agent_stats")
 def test_everything_arrives_once_in_each_run_of_a_tap(
     sandbox: Sandbox, select: tuple[str, ...]
 ) -> None:
-    tap = TapCrankWheel(config=s.config_for(sandbox, window_days=2), clock=s.FakeClock(s.NOW))
-    for name, stream in tap.streams.items():
-        stream.selected = name in select
+    tap = s.selecting(select, s.config_for(sandbox, window_days=2), clock=s.FakeClock(s.NOW))
     for seed in (6, 7):
         account = sandbox.account = s.small_account(seed=seed)
         tap.state.pop("bookmarks", None)
@@ -52,21 +49,6 @@ def test_everything_arrives_once_however_the_api_selects(
     with Sandbox(s.small_account(days=8), behaviour).running() as sandbox:
         records = s.sync(s.config_for(sandbox, window_days=1)).records
     s.check_events(records, sandbox.account)
-
-
-def test_the_version_of_the_users_is_activated_after_the_rows_unless_turned_off(
-    sandbox: Sandbox,
-) -> None:
-    output = s.sync(s.config_for(sandbox))
-    kinds = [kind for kind, stream in output.types if stream == "users"]
-    assert kinds == ["SCHEMA", *["RECORD"] * len(sandbox.account.users), "ACTIVATE_VERSION"]
-    versions = {m.get("version") for m in output.messages if m.get("stream") == "users"}
-    assert len(versions - {None}) == 1
-    others = [m for m in output.messages if m["type"] == "RECORD" and m["stream"] != "users"]
-    assert not any("version" in message for message in others)
-    output = s.sync(s.config_for(sandbox, emit_activate_version_messages=False))
-    assert "ACTIVATE_VERSION" not in {kind for kind, _ in output.types}
-    assert output.records["users"]
 
 
 # --- periods -------------------------------------------------------------------------------------
@@ -158,11 +140,3 @@ def test_windows_are_requested_with_a_second_on_each_side(sandbox: Sandbox) -> N
         ("08-19T23:59:59", "08-27T00:00:01"),
         ("08-26T23:59:59", "08-30T12:00:02"),
     ]
-
-
-def test_without_start_date_a_run_begins_28_days_ago(sandbox: Sandbox) -> None:
-    config = s.config_for(sandbox)
-    del config["start_date"], config["end_date"]
-    s.sync(config, select=("usage_sessions",), clock=s.FakeClock(s.NOW))
-    assert asked(sandbox, "usage")[0][0] == "08-04T15:19:59"
-    assert asked(sandbox, "usage")[-1][1] == "09-01T15:20:01"

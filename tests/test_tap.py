@@ -406,6 +406,8 @@ def test_the_test_requests_little_and_says_that_it_passed(sandbox: Sandbox, run:
     assert result.stderr.splitlines()[-1].endswith("Test passed.")
     assert "ERROR" not in result.stderr
     assert len(sandbox.requests) == len(s.STREAMS) - 1  # agent_stats has what account_stats read
+    requested = [*s.ranges(sandbox, "usage"), *s.ranges(sandbox, "demo_usage")]
+    assert all(end >= s.NOW for _, end in requested)  # the latest window
     assert "ACTIVATE_VERSION" not in result.stdout
     assert s.Output(result.stdout.splitlines()).bookmarks == {}
     result = run("--test=schema")

@@ -50,7 +50,7 @@ def test_timestamps_are_read(text: str, expected: str) -> None:
         "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00",
     ],
 )  # fmt: skip
-def test_what_is_no_moment_is_refused(text: str) -> None:
+def test_invalid_timestamps_are_refused(text: str) -> None:
     with pytest.raises((OverflowError, ValueError)):
         w.parse_timestamp(text)
 

@@ -37,27 +37,27 @@ API_KEY = "sandbox-key"
 
 @dataclass
 class Behaviour:
-    """How the sandbox answers where the API's description is silent, and how it fails.
+    """How the sandbox responds where the API's description is silent, and how it fails.
 
     Args:
-        latency: Seconds that each answer takes.
+        latency: Seconds that each response takes.
         select: Whether a range selects by `start`, by `end` or by any `overlap`.
         inclusive: Whether what lies on `from` and on `to` is in the range.
         exact_to: What ends of ranges and times are cut to before they are compared: `second` (ends
             alone), `minute`, `hour` or `day`.
         order: The order of lists: `start`, `reverse` or `shuffled`.
         longest_list: How many items a list has at most; the rest is left out.
-        range_limit: The longest range that is answered; a longer one gets `limit_status`.
+        range_limit: The longest range that is accepted; a longer one gets `limit_status`.
         limit_status: That status.
         wrap_users: Whether the list of users comes in an object.
-        faults: For each request in turn a fault, or None for an answer. A status such as `503`, or
+        faults: For each request in turn a fault, or None for none. A status such as `503`, or
             `429:7` with a Retry-After; `reset`, `truncate`, `html`, `slow:2` seconds, or
             `redirect:` and a URL.
-        error_body: The body of an answer that a fault makes.
+        error_body: The body of a response that a fault makes.
         no_access: The status of each path that the key may not read, such as `demo_usage`.
-        ignores_range: Whether the last 28 days are answered, whatever is asked for.
+        ignores_range: Whether each response has the last 28 days, whatever is asked for.
         usage_names: Other names of a session's fields in `/usage`, not in `/usage_new`.
-        without: Fields that are missing in answers and in their items, such as `stats` or `log`.
+        without: Fields that are missing in responses and in their items, such as `stats` or `log`.
         log: The log of each session, if not the account's: a list or a text.
         decimals: Of the seconds in timestamps, 0 to 6; -1 for epochs.
         written_after: How long after its end an ended session is first listed.
@@ -135,7 +135,7 @@ class Sandbox(ThreadingHTTPServer):
 
     Args:
         account: The account.
-        behaviour: How it answers.
+        behaviour: How it responds.
         port: The port; 0 for a free one.
     """
 
@@ -174,7 +174,7 @@ class Sandbox(ThreadingHTTPServer):
         """Log nothing: clients may hang up."""
 
     def usage(self, start: datetime, end: datetime) -> Row:
-        """Return the answer of `/usage` and `/usage_new`."""
+        """Return the response of `/usage` and `/usage_new`."""
         written = f"{self.account.now - self.behaviour.written_after:%Y-%m-%dT%H:%M:%S.%fZ}"
         sessions = [
             session
@@ -200,7 +200,7 @@ class Sandbox(ThreadingHTTPServer):
         return {k: v for k, v in document.items() if k not in self.behaviour.without}
 
     def demo_usage(self, start: datetime, end: datetime) -> Row:
-        """Return the answer of `/demo_usage`."""
+        """Return the response of `/demo_usage`."""
         days = list(self._days(start - timedelta(days=1), end))
         requests = [
             request
@@ -215,7 +215,7 @@ class Sandbox(ThreadingHTTPServer):
         }
 
     def users(self) -> Row | list[Row]:
-        """Return the answer of `/user_access`."""
+        """Return the response of `/user_access`."""
         users = list(self.account.users.values())
         return {"users": users} if self.behaviour.wrap_users else users
 
@@ -272,21 +272,21 @@ class _Handler(BaseHTTPRequestHandler):
         if (fault := next(behaviour.faults, None)) is not None and self._fail(fault):
             return
         if self.headers.get("Authorization") != f"Basic {API_KEY}":
-            self._answer(HTTPStatus.UNAUTHORIZED, {"error": "unauthorized"})
+            self._respond(HTTPStatus.UNAUTHORIZED, {"error": "unauthorized"})
         elif name in behaviour.no_access:
-            self._answer(behaviour.no_access[name], {"error": "no access"})
+            self._respond(behaviour.no_access[name], {"error": "no access"})
         elif name == "user_access" and not base:
             self._user_access(unquote(item), body)
         elif name not in histories or base or item or self.command != "GET":
-            self._answer(HTTPStatus.NOT_FOUND, {"error": "not found"})
+            self._respond(HTTPStatus.NOT_FOUND, {"error": "not found"})
         else:
             try:
                 start, end = self._range(parse_qs(url.query))
             except ValueError:
-                self._answer(HTTPStatus.BAD_REQUEST, {"error": "from and to are timestamps"})
+                self._respond(HTTPStatus.BAD_REQUEST, {"error": "from and to are timestamps"})
                 return
             if end - start > behaviour.range_limit:
-                self._answer(behaviour.limit_status, {"error": "the range is too long"})
+                self._respond(behaviour.limit_status, {"error": "the range is too long"})
                 return
             document = histories[name](start, end)
             if name == "usage" and (names := behaviour.usage_names):
@@ -294,7 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
                 document["sessions"] = [
                     {names.get(k, k): v for k, v in s.items()} for s in sessions
                 ]
-            self._answer(HTTPStatus.OK, document)
+            self._respond(HTTPStatus.OK, document)
 
     def _range(self, params: dict[str, list[str]]) -> tuple[datetime, datetime]:
         if self.server.behaviour.ignores_range:
@@ -304,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
         return given.get("from", end - timedelta(days=28)), end
 
     def _fail(self, fault: str) -> bool:
-        """Fail as a fault says; return whether that was the answer."""
+        """Fail as a fault says; return whether that was the response."""
         kind, _, argument = fault.partition(":")
         if kind == "slow":
             time.sleep(float(argument))
@@ -332,16 +332,16 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "POST" and not address:
             user = self._posted(body)
             users[user["email"]] = user
-            self._answer(HTTPStatus.CREATED, user)
+            self._respond(HTTPStatus.CREATED, user)
         elif not address and self.command == "GET":
-            self._answer(HTTPStatus.OK, self.server.users())
+            self._respond(HTTPStatus.OK, self.server.users())
         elif address not in users or self.command == "POST":
-            self._answer(HTTPStatus.NOT_FOUND, {"error": "no such user"})
+            self._respond(HTTPStatus.NOT_FOUND, {"error": "no such user"})
         elif self.command == "DELETE":
             del users[address]
-            self._answer(HTTPStatus.NO_CONTENT, None)
+            self._respond(HTTPStatus.NO_CONTENT, None)
         else:
-            self._answer(HTTPStatus.OK, users[address])
+            self._respond(HTTPStatus.OK, users[address])
 
     def _posted(self, body: bytes) -> Row:
         kind = self.headers.get("Content-Type", "")
@@ -360,7 +360,7 @@ class _Handler(BaseHTTPRequestHandler):
             "in_demo_pool": form.get("user_access[in_demo_pool]") == "true",
         }
 
-    def _answer(self, status: int, document: Any) -> None:
+    def _respond(self, status: int, document: Any) -> None:
         self._send(status, b"" if document is None else msgspec.json.encode(document))
 
     def _send(

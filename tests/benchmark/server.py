@@ -83,10 +83,10 @@ def serving(count: int, latency: float = 0) -> Iterator[tuple[str, Synchronized[
 
     Args:
         count: How many sessions it has in a year; of demo requests, about a fourteenth of that.
-        latency: Seconds that each answer takes.
+        latency: Seconds that each response takes.
 
     Yields:
-        Where it is served, and how many requests were answered.
+        Where it is served, and how many requests it got.
     """
     parent, child = multiprocessing.Pipe()
     requests: Synchronized[int] = multiprocessing.Value("q")
@@ -118,14 +118,14 @@ def _serve(pipe: Any, count: int, latency: float, requests: Synchronized[int]) -
             url = urlsplit(self.path)
             time.sleep(latency)
             params = dict(parse_qsl(url.query))
-            answer = lists[url.path](params.get("from", ""), params.get("to", ""))
+            body = lists[url.path](params.get("from", ""), params.get("to", ""))
             with requests.get_lock():
                 requests.value += 1
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(answer)))
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(answer)
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass

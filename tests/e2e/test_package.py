@@ -155,7 +155,7 @@ def test_the_definition_adds_the_tap_to_an_empty_project(
     clone = copied(tmp_path / "a clone")
     meltano = Path(sys.executable).parent / "meltano"
     monkeypatch.setenv("MELTANO_SEND_ANONYMOUS_USAGE_STATS", "false")
-    monkeypatch.setenv("MELTANO_HUB_API_ROOT", "http://127.0.0.1:9")  # where nothing answers
+    monkeypatch.setenv("MELTANO_HUB_API_ROOT", "http://127.0.0.1:9")  # where nothing listens
     run(meltano, "init", "project", cwd=tmp_path)
     folder = tmp_path / "project"
     (add,) = (block for block in blocks("README.md", "shell") if block.startswith("meltano add"))

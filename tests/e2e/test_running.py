@@ -57,11 +57,11 @@ def contents(path: Path) -> dict[str, list[Row]]:
 def test_what_the_target_has_confirmed_is_not_read_again_and_nothing_is_lost(
     project: Project, tmp_path: Path, stopped: str, number: signal.Signals, code: int
 ) -> None:
-    reached, answer = threading.Event(), threading.Event()
+    reached, respond = threading.Event(), threading.Event()
 
     def users() -> Any:  # the last stream: all others have been emitted
         reached.set()
-        assert answer.wait(60)
+        assert respond.wait(60)
         return list(sandbox.account.users.values())
 
     sandbox = ScriptedSandbox(users=users)
@@ -85,7 +85,7 @@ def test_what_the_target_has_confirmed_is_not_read_again_and_nothing_is_lost(
             os.kill(run.pid if stopped == "meltano" else int(children.split()[0]), number)
             log = "".join(run.stderr)
             assert run.wait(60) == code
-        answer.set()
+        respond.set()
         first = len(sandbox.requests)
         assert ("Gracefully shutting down..." in log) == (number == signal.SIGTERM)
         before = contents(tmp_path / "warehouse.duckdb")

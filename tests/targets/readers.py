@@ -11,6 +11,7 @@ import json
 import re
 import sqlite3
 import tempfile
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ def from_snowflake(folder: Path, stream: str) -> list[Row]:
 
 
 def from_sqlite(folder: Path, stream: str) -> list[Row]:
-    with sqlite3.connect(folder / "warehouse.db") as connection:
+    with closing(sqlite3.connect(folder / "warehouse.db")) as connection:
         connection.row_factory = sqlite3.Row
         return list(map(dict, connection.execute(f"select * from {stream}")))  # noqa: S608
 

@@ -97,14 +97,17 @@ NULLABLE_KEYS = "<x><merge_tree><allow_nullable_key>1</allow_nullable_key></merg
 
 
 @contextmanager
-def postgres(folder: Path, _: Path) -> Iterator[str]:
-    server = get_server(folder / "pg", cleanup_mode="delete")
-    try:
-        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-            connection.execute("create schema crankwheel")
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+def postgres(*_: Path) -> Iterator[str]:
+    # Not in a folder of pytest's: each pytest that starts closes those to other users, and a
+    # server that root starts runs as one.
+    with tempfile.TemporaryDirectory() as folder:
+        server = get_server(folder)
+        try:
+            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+                connection.execute("create schema crankwheel")
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @contextmanager

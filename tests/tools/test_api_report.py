@@ -74,6 +74,7 @@ def check(found: Table, behaviour: Behaviour) -> None:
 # --- it tells the truth --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact_to", ["second", "hour", "day"])
 @pytest.mark.parametrize("inclusive", [(True, True), (False, False)], ids=str)
 @pytest.mark.parametrize("select", ["start", "end", "overlap"])
@@ -159,6 +160,7 @@ SERVERS: dict[str, tuple[Row, Row, Row, Row]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", SERVERS)
 def test_what_is_told_of_a_server(server: str) -> None:
     behaviour, *others = SERVERS[server]
@@ -183,6 +185,7 @@ def test_of_an_empty_account_nothing_is_told(server: str) -> None:
         }
 
 
+@pytest.mark.slow
 def test_nothing_wrong_is_told_of_any_server() -> None:
     """Small accounts, in which most cannot be told, and servers of all kinds."""
     told_rows: Counter[str] = Counter()
@@ -320,6 +323,7 @@ def texts(value: Any) -> set[str]:
     return {value} if isinstance(value, str) and len(value) > 3 else set()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_probes")
 @pytest.mark.parametrize("variant", [None, *VARIANTS])
 def test_no_value_is_in_the_report(variant: str | None) -> None:
