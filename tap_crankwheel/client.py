@@ -235,7 +235,7 @@ class CrankWheelStream(RESTStream[Window]):
                 wait = max(float(asked), 1.0) if _SECONDS.fullmatch(asked) else DEFAULT_RETRY_AFTER
                 waited += wait
                 if self.testing or waited > MAX_WAIT:
-                    advice = f"a wait of {waited:.0f} seconds is too long. Run again later."
+                    advice = f"a wait of {waited:.0f} seconds in all is too long. Run again later."
                     raise CrankWheelError(f"{error}: {advice}") from None
                 if self.run.pause(self.backoff_jitter(wait)):
                     self.logger.warning("%s: %s; waiting %.0f seconds", self.name, error, wait)
@@ -396,7 +396,7 @@ class CrankWheelStream(RESTStream[Window]):
             if not entry.metadata:  # then everything is selected
                 entry.metadata.root.selected = True
             entry.key_properties = [*keys]
-            given = entry.schema.properties or {}
+            entry.schema.properties = given = entry.schema.properties or {}
             for key in filter(None, (*keys, own)):
                 given[key] = Schema.from_dict(self.schema["properties"][key])
                 entry.metadata["properties", key].inclusion = Metadata.InclusionType.AUTOMATIC

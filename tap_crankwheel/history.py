@@ -154,11 +154,11 @@ class WindowedStream(CrankWheelStream):
         self.stream_state["progress_markers"] = {}
         wanted = self.windows(history := self.history())
         last, clock, end = self._last_bookmark(), self.run.clock, self.settings.end_date
-        reached = self.bookmark(wanted[-1]) if wanted else history.end
-        if end and end <= self.now and last >= format_timestamp(reached):
+        if end and end <= self.now and last >= format_timestamp(end):
             self.logger.warning("%s: end_date is reached: remove it to read on.", self.name)
         elif not wanted:
-            self.logger.warning("%s: nothing to read: set an earlier start_date.", self.name)
+            advice = "check start_date and end_date."
+            self.logger.warning("%s: nothing to read from %s: %s", self.name, history, advice)
         if not wanted:
             return
         if self.testing:

@@ -151,7 +151,7 @@ class TapCrankWheel(Tap):
     @override
     def load_state(self, state: dict[str, Any]) -> None:
         try:
-            for name, bookmark in state["bookmarks"].items() if state else ():
+            for name, bookmark in sorted(state["bookmarks"].items()) if state else ():
                 if name not in self.streams:
                     raise CrankWheelError(f"The state is another tap's (stream {name}): remove it.")
                 if isinstance(self.streams[name], WindowedStream):

@@ -212,7 +212,7 @@ def test_waiting_for_rate_limits_has_a_bound(sandbox: Sandbox, clock: s.FakeCloc
     sandbox.behaviour = Behaviour(faults=itertools.repeat("429:7200"))
     message, _ = s.failing(s.config_for(sandbox), "users", clock=clock)
     assert message.endswith(
-        "429 Too Many Requests: a wait of 7200 seconds is too long. Run again later."
+        "429 Too Many Requests: a wait of 7200 seconds in all is too long. Run again later."
     )
 
 

@@ -368,6 +368,13 @@ def test_a_catalog_keeps_the_streams_keys_and_what_it_has_not_is_not_sent(
     assert not any("locations" in row["viewer_info"] for row in output.records["usage_sessions"])
 
 
+@pytest.mark.parametrize("schema", [{}, {"type": "object"}, {"properties": {}}])
+def test_a_catalog_without_fields_leaves_the_keys(run: Run, schema: s.Row) -> None:
+    entry = {"tap_stream_id": "users", "stream": "users", "schema": schema, "metadata": []}
+    output = s.Output(run(files={"catalog": {"streams": [entry]}}).stdout.splitlines())
+    assert {tuple(row) for row in output.records["users"]} == {("email",)}
+
+
 def test_a_field_that_a_saved_catalog_does_not_have_is_named(sandbox: Sandbox, run: Run) -> None:
     catalog = catalog_of(sandbox)
     deselect(catalog, "users")
