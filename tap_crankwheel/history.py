@@ -153,12 +153,13 @@ class WindowedStream(CrankWheelStream):
         # its warning; empty, they keep it from bookmarking the last record.
         self.stream_state["progress_markers"] = {}
         wanted = self.windows(history := self.history())
-        last, clock, end = self._last_bookmark(), self.run.clock, self.settings.end_date
-        if end and end <= self.now and last >= format_timestamp(end):
+        clock, end, now = self.run.clock, self.settings.end_date, format_timestamp(self.now)
+        value = str(self.stream_state.get("replication_key_value", ""))
+        last = value if value <= now else ""  # the bookmark, unless it lies in the future
+        if end and last >= format_timestamp(end):
             self.logger.warning("%s: end_date is reached: remove it to read on.", self.name)
         elif not wanted:
-            advice = "check start_date and end_date."
-            self.logger.warning("%s: nothing to read from %s: %s", self.name, history, advice)
+            self.logger.warning("%s: nothing to read from %s: check the dates", self.name, history)
         if not wanted:
             return
         if self.testing:
@@ -173,11 +174,6 @@ class WindowedStream(CrankWheelStream):
                 done = f"window {number} of {len(wanted)} is complete: {window}"
                 self.logger.info("%s: %s", self.name, done)
         self.stream_state["progress_markers"] = {}
-
-    def _last_bookmark(self) -> str:
-        """Return the bookmark that the run begins with, unless that lies in the future."""
-        value = str(self.stream_state.get("replication_key_value", ""))
-        return value if value <= format_timestamp(self.now) else ""
 
     def _complete(self, window: Window, last: str) -> None:
         """Move the bookmark, never back, and write the state."""
