@@ -81,7 +81,7 @@ class RunContext:
         clock: The `time` module, or a fake of it.
         usage_endpoint: The endpoint of sessions.
         endpoint_is_final: Whether that is final; otherwise a response decides.
-        period_totals: The `Totals` that `account_stats` counted of each period, as MessagePack: as
+        period_totals: The totals of agents that `account_stats` counted, by period, as JSON: as
             objects, those of a busy year by hour would take 200 MB more.
     """
 

@@ -266,7 +266,8 @@ class AccountStats(StatsStream):
         """Yield each period with its row, and leave the totals of agents to `agent_stats`."""
         self.run.period_totals.clear()
         for period, envelope, agents in self.count_periods(wanted):
-            self.run.period_totals[period] = msgspec.msgpack.encode(agents)
+            named = {email: row for email, row in agents.items() if email is not None}
+            self.run.period_totals[period] = msgspec.json.encode(named)
             yield period, [self.row_parser(envelope) | self.period(period) | grand_total(agents)]
 
 
@@ -281,7 +282,7 @@ class AgentStats(StatsStream):
         """Yield what `account_stats` counted; request only if it did not count all of it."""
         counted = self.run.period_totals
         found = (
-            ((period, msgspec.msgpack.decode(counted.pop(period))) for period in wanted)
+            ((period, msgspec.json.decode(counted.pop(period))) for period in wanted)
             if counted.keys() >= set(wanted)
             else ((period, agents) for period, _, agents in self.count_periods(wanted))
         )
