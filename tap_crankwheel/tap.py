@@ -153,7 +153,7 @@ class TapCrankWheel(Tap):
         try:
             for name, bookmark in sorted(state["bookmarks"].items()) if state else ():
                 if name not in self.streams:
-                    raise CrankWheelError(f"The state is another tap's (stream {name}): remove it.")
+                    raise CrankWheelError(f"The state is another tap's: it has a stream {name}.")
                 if isinstance(self.streams[name], WindowedStream):
                     parse_date(bookmark.get("replication_key_value"))
                 endpoint = bookmark.get("usage_endpoint")

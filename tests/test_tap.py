@@ -255,7 +255,10 @@ def test_batch_is_neither_offered_nor_done(sandbox: Sandbox) -> None:
         (s.state_at(account_stats="0001-01-01T00:00:00Z"), "The state is broken"),
         (["usage_sessions"], "--config, --catalog or --state does not name a JSON file."),
         ({"type": "STATE", "value": {"bookmarks": {}}}, "The state is broken"),
-        ({"bookmarks": {"contacts": {"lastmodified": "2026"}}}, "another tap's (stream contacts)"),
+        (
+            {"bookmarks": {"contacts": {"lastmodified": "2026"}}},
+            "another tap's: it has a stream contacts.",
+        ),
         ("{", "--config, --catalog or --state does not name a JSON file."),
     ],
 )
