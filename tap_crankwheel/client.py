@@ -23,12 +23,7 @@ from typing_extensions import override
 
 from tap_crankwheel import payloads, windows
 from tap_crankwheel.auth import CrankWheelAuthenticator
-from tap_crankwheel.errors import (
-    CrankWheelError,
-    InvalidPayloadError,
-    NotFoundError,
-    RangeRefusedError,
-)
+from tap_crankwheel.errors import CrankWheelError, InvalidPayloadError, RangeRefusedError
 from tap_crankwheel.rows import ObjectParser
 from tap_crankwheel.schemas import SCHEMAS
 from tap_crankwheel.settings import LOCAL_HOSTS
@@ -68,7 +63,6 @@ _ADVICE = {
     403: "the key may not read this: use a key that an administrator created",
     404: "there is no such address: check api_url",
 }
-_NO_ACCESS = {403, 404}
 _REFUSES_RANGE = {400, 413, 422}  # a shorter one may succeed
 
 
@@ -79,16 +73,14 @@ class RunContext:
     Attributes:
         settings: The settings.
         clock: The `time` module, or a fake of it.
-        usage_endpoint: The endpoint of sessions.
-        endpoint_is_final: Whether that is final; otherwise a response decides.
+        warned_of_no_session: Whether the log says that no response held a session.
         period_totals: The totals of agents that `account_stats` counted, by period, as JSON: as
             objects, those of a busy year by hour would take 200 MB more.
     """
 
     settings: Settings
     clock: Any
-    usage_endpoint: str
-    endpoint_is_final: bool
+    warned_of_no_session: bool = False
     period_totals: dict[Window, bytes] = field(default_factory=dict)
     _paused_until: float = 0.0
 
@@ -133,19 +125,18 @@ class CrankWheelStream(RESTStream[Window]):
     computed: ClassVar[tuple[str, ...]] = ()
     #: What a payload is known to hold.
     envelope: ClassVar[frozenset[str]] = frozenset()
-    #: What to do where the key has no access to the path.
-    without_access: ClassVar[str] = ""
 
     def __init__(self, tap: Tap, run: RunContext) -> None:
         self.run = run
         self.settings = run.settings
         self.now = datetime.fromtimestamp(run.clock.time(), timezone.utc)
-        schema = self.customize_schema(SCHEMAS.get_schema(self.name), self.settings)
+        schema = self.customize_schema(SCHEMAS.get_schema(self.name))
         super().__init__(tap, schema=schema)
         self.state_writer = tap.state_writer
         self.writer = cast("MessageWriter", tap.message_writer)
         self.user_agent = f"{tap.name}/{tap.plugin_version}"
-        self.row_parser = ObjectParser(schema, self.computed)
+        self.path = self.path.format(usage_endpoint=self.settings.usage_endpoint)
+        self.row_parser = self.item_parser = ObjectParser(schema, self.computed)
         self._objects = [k for k, field in schema["properties"].items() if "properties" in field]
         session = self.requests_session
         session.stream = True
@@ -155,8 +146,7 @@ class CrankWheelStream(RESTStream[Window]):
         if urlsplit(self.url_base).hostname in LOCAL_HOSTS:
             session.trust_env = False  # no proxy of the environment leads there
 
-    @classmethod
-    def customize_schema(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:  # noqa: ARG003
+    def customize_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Return the stream's schema with what depends on the settings."""
         return schema
 
@@ -200,8 +190,7 @@ class CrankWheelStream(RESTStream[Window]):
         """
         name = self._request_name(window)
         try:
-            context = {"usage_endpoint": self.run.usage_endpoint}
-            request = self.prepare_request(context, window)
+            request = self.prepare_request(None, window)
             return self.request_decorator(self._send)(request, window)
         except RetriableAPIError as error:
             failed = f"{name} failed {self.backoff_max_tries()} times"
@@ -269,8 +258,7 @@ class CrankWheelStream(RESTStream[Window]):
         return RetriableAPIError(reason)
 
     def _request_name(self, window: Window | None) -> str:
-        path = self.path.format(usage_endpoint=self.run.usage_endpoint)
-        return f"GET {path} for {window}" if window else f"GET {path}"
+        return f"GET {self.path} for {window}" if window else f"GET {self.path}"
 
     @override
     def validate_response(self, response: requests.Response) -> None:
@@ -279,7 +267,6 @@ class CrankWheelStream(RESTStream[Window]):
         Raises:
             RetriableAPIError: Another attempt may succeed.
             RangeRefusedError: The API may accept a shorter range.
-            NotFoundError: There is no such path, or the account does not have it.
             CrankWheelError: Any other error.
         """
         status = response.status_code
@@ -291,7 +278,7 @@ class CrankWheelStream(RESTStream[Window]):
             raise RetriableAPIError(message, response)
         if status in _REFUSES_RANGE:
             raise RangeRefusedError(f"{message}.")
-        raise (NotFoundError if status == HTTPStatus.NOT_FOUND else CrankWheelError)(f"{message}.")
+        raise CrankWheelError(f"{message}.")
 
     @override
     def response_error_message(self, response: requests.Response) -> str:
@@ -303,10 +290,11 @@ class CrankWheelStream(RESTStream[Window]):
             return f"{said}: it redirects to {host}. If the API is there, set api_url to it"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in self.extra_retry_statuses:
             return said
-        advice = _ADVICE.get(status, "the tap does not expect this: check api_url")
-        if self.without_access and status in _NO_ACCESS:
-            advice += f". {self.without_access}"
-        return f"{said}: {advice}"
+        return f"{said}: {self.advice(status)}"
+
+    def advice(self, status: int) -> str:
+        """Return what to do where the API responds with a status that no attempt will change."""
+        return _ADVICE.get(status, "the tap does not expect this: check api_url")
 
     @override
     def request_decorator(self, func: Callable[..., T]) -> Callable[..., T]:
@@ -334,13 +322,8 @@ class CrankWheelStream(RESTStream[Window]):
 
     # --- records ----------------------------------------------------------------------------------
 
-    @classmethod
-    def parse(cls, payload: Payload, row_parser: ObjectParser) -> Iterable[Row]:
-        """Return the rows of a payload that lists them.
-
-        Args:
-            payload: The payload.
-            row_parser: Parses an item by the stream's schema, `computed` aside.
+    def parse(self, payload: Payload) -> Iterable[Row]:
+        """Return the items of a payload that lists them, each parsed by `item_parser`.
 
         Raises:
             InvalidPayloadError: The payload, or an item in it, has another form.
@@ -351,7 +334,7 @@ class CrankWheelStream(RESTStream[Window]):
     def request_records(self, context: Context | None) -> Iterator[Row]:
         with self.get_http_request_counter() as counter:
             payload = self.log_response(self.fetch(), counter)
-        yield from self.parse(payload, self.row_parser)
+        yield from self.parse(payload)
 
     def log_response(self, response: Response, counter: metrics.Counter) -> Payload:
         """Log the SDK's metrics of a request, in order and not from its thread."""
@@ -374,7 +357,7 @@ class CrankWheelStream(RESTStream[Window]):
                         unknown.update(f"{name}.{field}" for field in loggable_names(extra))
                 yield record
         except InvalidPayloadError as error:
-            advice = "Check api_url, and run again. If the error remains, please report it."
+            advice = f"{error.advice} If the error remains, please report it."
             raise CrankWheelError(f"{self.name}: {error}. {advice}") from None
         if unknown:
             names = ", ".join(sorted(unknown)[:20])

@@ -22,12 +22,14 @@ class RangeRefusedError(CrankWheelError):
     """The API refuses a range of time, but may accept a shorter one."""
 
 
-class NotFoundError(CrankWheelError):
-    """There is no such path, or the account does not have it."""
-
-
 class InvalidPayloadError(ValueError):
     """A response, or an item in it, does not have the form that the tap knows.
 
-    Its message says what is wrong, without any value of the response.
+    Args:
+        message: What is wrong, without any value of the response.
+        advice: What to do.
     """
+
+    def __init__(self, message: str, advice: str = "Check api_url, and run again.") -> None:
+        super().__init__(message)
+        self.advice = advice

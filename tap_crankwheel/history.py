@@ -13,17 +13,14 @@ from typing_extensions import override
 from tap_crankwheel import windows
 from tap_crankwheel.client import CrankWheelStream
 from tap_crankwheel.errors import CrankWheelError, RangeRefusedError
-from tap_crankwheel.rows import ObjectParser
-from tap_crankwheel.schemas import SCHEMAS
 from tap_crankwheel.windows import Window, format_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from singer_sdk import Tap
     from singer_sdk.helpers.types import Context
 
-    from tap_crankwheel.client import Response, RunContext
+    from tap_crankwheel.client import Response
     from tap_crankwheel.schemas import Row
 
 T = TypeVar("T")
@@ -49,15 +46,9 @@ class WindowedStream(CrankWheelStream):
 
     #: How much wider than a window its request is, on both sides.
     margin: ClassVar[timedelta] = windows.MARGIN
-    #: The stream whose items the responses list, and the fields with the start and end of an item.
-    item_stream: ClassVar[str]
+    #: The fields with the start and end of an item.
     item_start: ClassVar[str]
     item_end: ClassVar[str]
-
-    def __init__(self, tap: Tap, run: RunContext) -> None:
-        super().__init__(tap, run)
-        others = ObjectParser(SCHEMAS.get_schema(self.item_stream), computed=["id"])
-        self.item_parser = self.row_parser if self.name == self.item_stream else others
 
     @property
     @override
@@ -118,7 +109,7 @@ class WindowedStream(CrankWheelStream):
         outside: list[timedelta] = []
         count = 0
         for response in responses:
-            for item in self.parse(response.payload, self.item_parser):
+            for item in self.parse(response.payload):
                 # While a session runs, its end may be a placeholder.
                 running = item.get("session_ended") is False
                 start, end = item[self.item_start], item[self.item_end]

@@ -124,10 +124,10 @@ def parse_item(raw: msgspec.Raw, kind: str) -> Row:
     return item
 
 
-def require(row: Row, field: str, kind: str) -> None:
+def require(row: Row, field: str, kind: str, *advice: str) -> None:
     """Raise InvalidPayloadError if a row has no value for a field; `kind` is as in `parse_item`."""
     if row[field] is None:
-        raise InvalidPayloadError(f"a {kind} has no usable `{field}`")
+        raise InvalidPayloadError(f"a {kind} has no usable `{field}`", *advice)
 
 
 def digest(*parts: object) -> str:

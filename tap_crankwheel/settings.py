@@ -79,9 +79,9 @@ CONFIG_SCHEMA: dict[str, Any] = th.PropertiesList(
     th.Property(
         "usage_endpoint",
         th.StringType(allowed_values=["usage", "usage_new"]),
-        description="The endpoint to read sessions from. If it is not set, the first run reads "
-        "usage, or usage_new if usage does not exist or its sessions have another form. Later "
-        "runs stay with it.",
+        default="usage",
+        description="The endpoint to read sessions from. If a run ends because usage does not "
+        "exist, or its sessions have another form, set usage_new.",
     ),
     th.Property(
         "emit_activate_version_messages",
@@ -126,7 +126,7 @@ class Settings:
         stats_period: The kind of the periods of the statistics, one of `PERIODS`.
         timezone: The zone whose calendar these periods follow.
         custom_questions: Ids of lead capture questions, without `prospect-`.
-        usage_endpoint: The endpoint of sessions, `usage` or `usage_new`; None if a run decides.
+        usage_endpoint: The endpoint of sessions, `usage` or `usage_new`.
         max_parallel_requests: How many windows may be requested at a time.
         request_timeout: Seconds of silence after which an attempt has failed.
     """
@@ -140,7 +140,7 @@ class Settings:
     stats_period: str
     timezone: pendulum.Timezone
     custom_questions: list[str]
-    usage_endpoint: str | None
+    usage_endpoint: str
     max_parallel_requests: int
     request_timeout: int
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 from bisect import bisect_right
 from collections import Counter, defaultdict, deque
-from contextlib import suppress
 from datetime import timedelta
-from itertools import chain
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -15,8 +14,10 @@ from typing_extensions import override
 
 from tap_crankwheel import payloads
 from tap_crankwheel.client import CrankWheelStream
-from tap_crankwheel.errors import CrankWheelError, InvalidPayloadError, NotFoundError
+from tap_crankwheel.errors import InvalidPayloadError
 from tap_crankwheel.history import WindowedStream
+from tap_crankwheel.rows import ObjectParser
+from tap_crankwheel.schemas import SCHEMAS
 from tap_crankwheel.statistics import add_up, grand_total, seconds, totals
 from tap_crankwheel.windows import Window, format_timestamp, periods
 
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
-    from tap_crankwheel.client import Response
+    from singer_sdk import Tap
+
+    from tap_crankwheel.client import Response, RunContext
     from tap_crankwheel.payloads import Payload
-    from tap_crankwheel.rows import ObjectParser
     from tap_crankwheel.schemas import Row
-    from tap_crankwheel.settings import Settings
     from tap_crankwheel.statistics import Totals
 
 #: How long after the end of a period the responses may still bring a session that began in it. A
@@ -41,82 +42,57 @@ class UsageStream(WindowedStream):
 
     path = "/{usage_endpoint}"
     envelope = frozenset({"sessions", "stats"})
-    item_stream = "usage_sessions"
     item_start, item_end = "start_date", "end_date"
 
-    @classmethod
     @override
-    def parse(cls, payload: Payload, row_parser: ObjectParser) -> Iterator[Row]:
-        """Return the sessions of a response."""
-        return (cls._parse_session(raw, row_parser) for raw in payloads.session_items(payload))
-
-    @staticmethod
-    def _parse_session(raw: msgspec.Raw, row_parser: ObjectParser) -> Row:
-        """Return a session.
+    def parse(self, payload: Payload) -> Iterator[Row]:
+        """Yield the sessions of a response.
 
         Whether the API's number of a session is unique is not documented, so the start is a part
         of the key. Where there is no number, a digest of email and start takes its place.
 
         Raises:
-            InvalidPayloadError: It has no start, or neither number nor email.
+            InvalidPayloadError: One has no start, or neither number nor email.
         """
-        session = payloads.parse_item(raw, "session")
-        number = session.get("session_id")
-        row = row_parser(session)
-        payloads.require(row, "start_date", "session")
-        if row["session_id"] is not None:
-            number = row["session_id"]
-        if type(number) is int or (type(number) is str and number):
-            row["id"] = str(number)
-        else:
-            payloads.require(row, "email", "session")
-            row["id"] = payloads.digest(row["email"], row["start_date"])
-        return row
+        for raw in payloads.session_items(payload):
+            session = payloads.parse_item(raw, "session")
+            number = session.get("session_id")
+            row = self.item_parser(session)
+            payloads.require(row, "start_date", "session", f"Set {self.other_endpoint}.")
+            if row["session_id"] is not None:
+                number = row["session_id"]
+            if type(number) is int or (type(number) is str and number):
+                row["id"] = str(number)
+            else:
+                payloads.require(row, "email", "session", f"Set {self.other_endpoint}.")
+                row["id"] = payloads.digest(row["email"], row["start_date"])
+            yield row
+
+    @override
+    def advice(self, status: int) -> str:
+        said = super().advice(status)
+        if status == HTTPStatus.NOT_FOUND:
+            said += f". If it is right, set {self.other_endpoint}"
+        return said
+
+    @property
+    def other_endpoint(self) -> str:
+        """The setting that reads the other endpoint of sessions."""
+        other = "usage" if self.settings.usage_endpoint == "usage_new" else "usage_new"
+        return f"usage_endpoint to {other}"
 
     @override
     def responses(self, wanted: list[Window]) -> Iterator[tuple[Window, list[Response]]]:
-        """Yield each window with its responses, once the endpoint of the run is final.
-
-        It is `/usage_new` if there is no `/usage`, or if in the first response with sessions none
-        of them has what a row needs: which names `/usage` sends is a guess. The state names it, so
-        that later runs stay with it: if only one of them sends `session_id`, ids would change.
-        """
-        reading, held = super().responses(wanted), []
-        if not (final := self.run.endpoint_is_final):
-            usable: bool | None = None
-            try:
-                while usable is None and (item := next(reading, None)):
-                    held.append(item)
-                    usable = self._has_usable_session(item[1])
-            except NotFoundError:
-                usable = False
-            # Without any session, another stream, or a later run, decides.
-            self.run.endpoint_is_final = usable is not None
-            if usable is False:
-                self.run.usage_endpoint = "usage_new"
-                self.logger.warning("/usage has no usable sessions: reading /usage_new.")
-                reading, held = super().responses(wanted), []
-        if self.run.endpoint_is_final:
-            self.stream_state["usage_endpoint"] = self.run.usage_endpoint
-        try:
-            yield from chain(held, reading)
-        except NotFoundError as error:
-            if not final:
-                raise
-            other = "usage_new" if self.run.usage_endpoint == "usage" else "usage"
-            raise CrankWheelError(
-                f"{error.message} If the error remains, set usage_endpoint to {other}. Sessions of "
-                "the last lookback_days may then be there twice."
-            ) from None
-
-    def _has_usable_session(self, responses: list[Response]) -> bool | None:
-        """Return whether a session has what a row needs; None if there are no sessions."""
-        items = [raw for one in responses for raw in payloads.session_items(one.payload)]
-        for raw in items:
-            with suppress(InvalidPayloadError):
-                self._parse_session(raw, self.item_parser)
-                return True
-        return False if items else None
+        """Yield each window with its responses; warn if those of a first load hold no session."""
+        nothing_yet = "replication_key_value" not in self.stream_state
+        for window, responses in super().responses(wanted):
+            if nothing_yet:
+                nothing_yet = not any(payloads.session_items(one.payload) for one in responses)
+            yield window, responses
+        if nothing_yet and not (self.testing or self.run.warned_of_no_session):
+            self.run.warned_of_no_session = True
+            advice = f"if your account has sessions, set {self.other_endpoint}"
+            self.logger.warning("%s: no response held a session: %s", self.name, advice)
 
 
 class UsageSessions(UsageStream):
@@ -133,9 +109,7 @@ class DemoStream(WindowedStream):
 
     path = "/demo_usage"
     envelope = frozenset({"sessions", "total_canceled_requests"})
-    item_stream = "demo_requests"
     item_start, item_end = "start_ts", "last_event_ts"
-    without_access = "If your plan has no demo requests, deselect demo_requests and demo_stats"
 
     #: What the API sends for null, by field.
     PLACEHOLDERS: ClassVar = {
@@ -143,9 +117,15 @@ class DemoStream(WindowedStream):
         **dict.fromkeys(("call_confirmed", "screenshared", "accepted_from"), "n/a"),
     }
 
-    @classmethod
     @override
-    def parse(cls, payload: Payload, row_parser: ObjectParser) -> Iterator[Row]:
+    def advice(self, status: int) -> str:
+        said = super().advice(status)
+        if status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
+            said += ". If your plan has no demo requests, deselect demo_requests and demo_stats"
+        return said
+
+    @override
+    def parse(self, payload: Payload) -> Iterator[Row]:
         """Yield the demo requests of a response, by start.
 
         The API has no identifier for them. That nobody changes their start and page is a guess.
@@ -154,13 +134,13 @@ class DemoStream(WindowedStream):
         found = []
         for raw in payloads.session_items(payload):
             request = payloads.parse_item(raw, "demo request")
-            for field, word in cls.PLACEHOLDERS.items():
+            for field, word in self.PLACEHOLDERS.items():
                 if request.get(field) == word:
                     request[field] = None
             if isinstance(info := request.get("prospect_info"), dict):
                 request["prospect_info"] = {k: payloads.as_text(v) for k, v in info.items()}
             content = msgspec.json.encode(request, order="sorted")
-            row = row_parser(request)
+            row = self.item_parser(request)
             payloads.require(row, "start_ts", "demo request")
             info = row["prospect_info"]
             row["id"] = payloads.digest(row["start_ts"], info["prospect-request-origin"])
@@ -181,13 +161,12 @@ class DemoRequests(DemoStream):
     replication_key = "start_ts"
     computed = ("id",)
 
-    @classmethod
     @override
-    def customize_schema(cls, schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    def customize_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         schema = copy.deepcopy(schema)
         prospect = schema["properties"]["prospect_info"]["properties"]
         extra = prospect.pop("extra")  # it stays the last field
-        for question in settings.custom_questions:
+        for question in self.settings.custom_questions:
             answer = {"type": ["null", "string"], "description": "Answer to a custom question."}
             prospect.setdefault(f"prospect-{question}", answer)
         prospect["extra"] = extra
@@ -200,6 +179,12 @@ class PeriodStream(WindowedStream):
     primary_keys: ClassVar[tuple[str, ...]] = ("period", "timezone", "period_start")
     replication_key = "period_start"
     computed: ClassVar[tuple[str, ...]] = (*primary_keys, "period_end")
+    #: The stream whose items the responses list.
+    item_stream: ClassVar[str]
+
+    def __init__(self, tap: Tap, run: RunContext) -> None:
+        super().__init__(tap, run)
+        self.item_parser = ObjectParser(SCHEMAS.get_schema(self.item_stream), computed=["id"])
 
     @override
     def windows(self, history: Window) -> list[Window]:
@@ -226,6 +211,8 @@ class PeriodStream(WindowedStream):
 
 class StatsStream(UsageStream, PeriodStream):
     """Statistics by calendar period, counted from the sessions that start in it."""
+
+    item_stream = "usage_sessions"
 
     def count_periods(self, wanted: list[Window]) -> Iterator[tuple[Window, Row, Totals]]:
         """Yield each period with the envelope of its response, and its totals, once it is final.
@@ -295,6 +282,7 @@ class DemoStats(DemoStream, PeriodStream):
     """How many demo requests were canceled."""
 
     name = "demo_stats"
+    item_stream = "demo_requests"
     margin = timedelta(0)  # a bare count cannot be trimmed to the period
 
     @override
@@ -317,9 +305,8 @@ class Users(CrankWheelStream):
     envelope = frozenset({"user_access", "users"})
     primary_keys = ("email",)
 
-    @classmethod
     @override
-    def parse(cls, payload: Payload, row_parser: ObjectParser) -> Iterator[Row]:
+    def parse(self, payload: Payload) -> Iterator[Row]:
         """Yield the users of a response.
 
         Raises:
@@ -332,7 +319,7 @@ class Users(CrankWheelStream):
                 "the list of users is empty, but an account has at least its owner"
             )
         for raw in items:
-            row = row_parser(payloads.parse_item(raw, "user"))
+            row = self.item_parser(payloads.parse_item(raw, "user"))
             payloads.require(row, "email", "user")
             if row["in_demo_pool"] is None and "in_demo_pool" not in (row["extra"] or {}):
                 row["in_demo_pool"] = False  # null means false

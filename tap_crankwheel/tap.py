@@ -105,8 +105,7 @@ class TapCrankWheel(Tap):
     @cached_property
     def run(self) -> RunContext:
         """What the streams of this run share."""
-        chosen = self.settings.usage_endpoint
-        return RunContext(self.settings, self._clock, chosen or "usage", chosen is not None)
+        return RunContext(self.settings, self._clock)
 
     @override
     def discover_streams(self) -> Sequence[Stream]:
@@ -151,14 +150,17 @@ class TapCrankWheel(Tap):
     @override
     def load_state(self, state: dict[str, Any]) -> None:
         try:
-            for name, bookmark in sorted(state["bookmarks"].items()) if state else ():
+            for name, bookmark in state["bookmarks"].items() if state else ():
                 if name not in self.streams:
                     raise CrankWheelError(f"The state is another tap's: it has a stream {name}.")
                 if isinstance(self.streams[name], WindowedStream):
                     parse_date(bookmark.get("replication_key_value"))
-                endpoint = bookmark.get("usage_endpoint")
-                if endpoint and not self.settings.usage_endpoint:
-                    self.run.usage_endpoint, self.run.endpoint_is_final = endpoint, True
+                endpoint = bookmark.pop("usage_endpoint", "usage")  # of an earlier snapshot
+                if endpoint not in {"usage", self.settings.usage_endpoint}:
+                    raise CrankWheelError(
+                        f"The state is of a run that read /{endpoint}: set usage_endpoint to "
+                        f"{endpoint}."
+                    )
             super().load_state(state)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise CrankWheelError(

@@ -11,11 +11,12 @@ import msgspec
 from hypothesis import strategies as st
 
 from tap_crankwheel import payloads
-from tap_crankwheel.rows import ObjectParser
 from tap_crankwheel.schemas import SCHEMAS
-from tap_crankwheel.streams import DemoRequests, UsageSessions, Users
+from tap_crankwheel.tap import TapCrankWheel
 
 Row = dict[str, Any]
+
+STREAMS: dict[str, Any] = dict(TapCrankWheel(config={"api_key": "none"}).streams)
 
 SESSION: Row = {"session_id": 11, "email": "ann@example.com", "start_date": "2026-08-30T20:00:30Z"}
 
@@ -30,24 +31,21 @@ def schema(stream: str) -> Row:
     return copy.deepcopy(SCHEMAS.get_schema(stream))
 
 
-def parser(stream: str) -> ObjectParser:
-    return ObjectParser(schema(stream), computed=["id"])
-
-
-def payload(document: object) -> payloads.Payload:
-    return payloads.parse(json.dumps(document).encode())
+def rows(stream: str, body: bytes) -> list[Row]:
+    """Return the rows that a stream makes of a response."""
+    return list(STREAMS[stream].parse(payloads.parse(body)))
 
 
 def sessions(*items: object) -> list[Row]:
-    return list(UsageSessions.parse(payload({"sessions": items}), parser("usage_sessions")))
+    return rows("usage_sessions", json.dumps({"sessions": items}).encode())
 
 
 def requests(*items: object) -> list[Row]:
-    return list(DemoRequests.parse(payload({"sessions": items}), parser("demo_requests")))
+    return rows("demo_requests", json.dumps({"sessions": items}).encode())
 
 
 def users(document: object) -> list[Row]:
-    return list(Users.parse(payload(document), parser("users")))
+    return rows("users", json.dumps(document).encode())
 
 
 # Without U+0000, which does not arrive as it was sent; that has a test of its own.

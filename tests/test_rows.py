@@ -63,6 +63,7 @@ def test_values_are_typed(field: str, sent: object, read: object) -> None:
         ("end_date", 10**15),
         ("end_date", "Sun, 30 Aug 2026 22:00:30 +0200"),
         ("end_date", "2026-02-30T23:59:60Z"),
+        ("end_date", "2026-02-30T20:00:30.000000Z"),
         ("end_date", "20260830"),
         ("end_date", 253402300799.9999999),
         ("end_date", "0001-01-01T00:00:00+14:00"),

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tap_crankwheel.statistics import grand_total, totals
@@ -70,6 +70,25 @@ def test_what_starts_in_the_period_is_counted() -> None:
     assert account["extra"] == {"currency": "EUR", "meetings": 7}
 
 
+def test_sessions_that_share_a_number_are_both_counted() -> None:
+    sessions = [
+        {"session_id": 1, "email": "a", "start_date": f"2026-08-30T{hour}:00:00Z", "duration": 5}
+        for hour in (10, 11)
+    ]
+    (row,) = day_of({"sessions": sessions})["account_stats"]
+    assert (row["meetings"], row["total_seconds"]) == (2, 10)
+
+
+def test_what_lies_beside_a_count_is_unknown_if_it_was_read_in_halves() -> None:
+    with s.ScriptedSandbox(
+        demo_usage={"sessions": [], "total_canceled_requests": 1, "currency": "EUR"}
+    ).running() as sandbox:
+        sandbox.behaviour.range_limit = timedelta(hours=12)
+        config = s.config_for(sandbox, start_date="2026-08-30", end_date="2026-08-31")
+        (row,) = s.sync(config, select=("demo_stats",)).records["demo_stats"]
+    assert (row["total_canceled_requests"], row["extra"]) == (2, None)
+
+
 def test_a_half_without_a_count_leaves_the_count_of_its_period_unknown() -> None:
     def demo_usage(start: datetime, _: datetime) -> s.Row:
         unknown = (start.day, start.hour) == (30, 12)
@@ -88,6 +107,7 @@ names = (p.texts | st.sampled_from(["stats", "total_canceled_requests"])).filter
 )
 
 
+@settings(max_examples=25)  # each is a run
 @given(
     st.dictionaries(names, p.json_values, max_size=3),
     st.lists(p.objects("usage_sessions", start_date=p.starts, email=p.emails), max_size=3),
