@@ -48,7 +48,7 @@ MAX_ATTEMPTS, MAX_TEST_ATTEMPTS = 8, 2
 MAX_TEST_TIMEOUT = 10  # seconds
 MAX_WAIT = 3600.0  # seconds that a request waits for rate limits, in all
 DEFAULT_RETRY_AFTER = 10.0  # seconds, where a rate limit does not say how long to wait
-CHUNK = 2**20  # bytes; `Response.content` reads 10 KB at a time, and threads would take turns
+CHUNK = 2**20  # bytes; `Response.content` reads 10 KB at a time, which slows threads down
 
 #: How the API names its fields; a name of another form may be a person's.
 _FIELD_NAME = re.compile(r"[a-z][A-Za-z0-9_-]{0,63}")
@@ -137,7 +137,8 @@ class CrankWheelStream(RESTStream[Window]):
         self.user_agent = f"{tap.name}/{tap.plugin_version}"
         self.path = self.path.format(usage_endpoint=self.settings.usage_endpoint)
         self.row_parser = self.item_parser = ObjectParser(schema, self.computed)
-        self._objects = [k for k, field in schema["properties"].items() if "properties" in field]
+        fields = schema["properties"].items()
+        self._object_fields = [name for name, field in fields if "properties" in field]
         session = self.requests_session
         session.stream = True
         # Prepared requests ignore REQUESTS_CA_BUNDLE, unless the session is told of it.
@@ -219,7 +220,7 @@ class CrankWheelStream(RESTStream[Window]):
                 if refused is None or refused.status_code not in {429, 504}:
                     raise
                 if refused.status_code == HTTPStatus.GATEWAY_TIMEOUT:
-                    raise self._too_slow(str(error), window) from None
+                    raise self._timeout_error(str(error), window) from None
                 asked = refused.headers.get("Retry-After", "")
                 wait = max(float(asked), 1.0) if _SECONDS.fullmatch(asked) else DEFAULT_RETRY_AFTER
                 waited += wait
@@ -234,7 +235,7 @@ class CrankWheelStream(RESTStream[Window]):
         cause = _root_cause(error)
         kind, host = type(cause).__name__, urlsplit(self.url_base).netloc.rpartition("@")[2]
         if isinstance(cause, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
-            return self._too_slow(f"no response within {self.timeout} seconds", window)
+            return self._timeout_error(f"no response within {self.timeout} seconds", window)
         if isinstance(cause, ssl.SSLCertVerificationError):
             advice = "set REQUESTS_CA_BUNDLE to a file with the certificates to trust."
             said = f"the certificate of {host} is not trusted: {advice}"
@@ -252,7 +253,7 @@ class CrankWheelStream(RESTStream[Window]):
             return RetriableAPIError(f"the connection to {host} failed ({kind}): {advice}")
         return CrankWheelError(said)
 
-    def _too_slow(self, reason: str, window: Window | None) -> Exception:
+    def _timeout_error(self, reason: str, window: Window | None) -> Exception:
         if self.shorter_windows(window):
             return RangeRefusedError(f"{reason}.")
         return RetriableAPIError(reason)
@@ -352,7 +353,7 @@ class CrankWheelStream(RESTStream[Window]):
             for record in self.request_records(context):
                 if extra := record.get("extra"):
                     unknown.update(loggable_names(extra))
-                for name in self._objects:
+                for name in self._object_fields:
                     if extra := record[name]["extra"]:
                         unknown.update(f"{name}.{field}" for field in loggable_names(extra))
                 yield record
@@ -363,14 +364,13 @@ class CrankWheelStream(RESTStream[Window]):
             names = ", ".join(sorted(unknown)[:20])
             more = f", and {len(unknown) - 20} more" if len(unknown) > 20 else ""  # noqa: PLR2004
             self.logger.info("%s: the API sends unknown fields: %s%s", self.name, names, more)
-        if not self.testing:
-            # Not before: a list that fails to arrive would mark all its rows as deleted.
-            self.writer.activate_versions()
+        # Not before: a list that fails to arrive would mark all its rows as deleted.
+        self.writer.activate_versions()
 
     @override
     def apply_catalog(self, catalog: Catalog) -> None:
         """Take the selection from a catalog. Keys, names and fields are the stream's own."""
-        keys, own = self.primary_keys, self.replication_key
+        keys, replication_key = self.primary_keys, self.replication_key
         missing: list[tuple[str, ...]] = []
         if entry := catalog.get_stream(self.name):
             entry.stream = self.name
@@ -378,15 +378,16 @@ class CrankWheelStream(RESTStream[Window]):
                 entry.metadata.root.selected = True
             entry.key_properties = [*keys]
             entry.schema.properties = given = entry.schema.properties or {}
-            for key in filter(None, (*keys, own)):
+            for key in filter(None, (*keys, replication_key)):
                 given[key] = Schema.from_dict(self.schema["properties"][key])
                 entry.metadata["properties", key].inclusion = Metadata.InclusionType.AUTOMATIC
             missing += _missing_properties(self.schema, entry.schema.to_dict())
             for breadcrumb in missing:
                 entry.metadata[breadcrumb] = Metadata(selected=False)
         super().apply_catalog(catalog)
-        self.primary_keys, self.replication_key = keys, own  # whatever the catalog names
-        if own is None:
+        # Whatever the catalog names.
+        self.primary_keys, self.replication_key = keys, replication_key
+        if replication_key is None:
             self.forced_replication_method = None
         if missing and self.selected:
             names = ", ".join(".".join(breadcrumb[1::2]) for breadcrumb in missing)
@@ -398,7 +399,7 @@ class CrankWheelStream(RESTStream[Window]):
 
     @override
     def generate_child_contexts(self, record: Record, context: Context | None) -> Iterable[Context]:
-        """Return none: no stream has children, and the SDK would copy each record for them."""
+        """Return nothing: no stream has children, and the SDK would copy each record for them."""
         return ()
 
     @override

@@ -32,6 +32,9 @@ DEFAULT_HISTORY = timedelta(days=28)
 #: it, whichever way the API selects. A session, and the handling of a request, may take days.
 TOO_EARLY, TOO_LATE = timedelta(days=7), timedelta(days=2)
 
+#: A first window that is shorter is not worth a request, and is read with the second.
+SHORTEST_WINDOW = timedelta(minutes=5)
+
 PROGRESS_INTERVAL = 60.0  # seconds
 
 
@@ -56,12 +59,15 @@ class WindowedStream(CrankWheelStream):
         """Never: a part of a history must not delete older rows."""
         return False
 
-    def windows(self, history: Window) -> list[Window]:
+    def windows_of(self, history: Window) -> list[Window]:
         """Return the windows of a part of the history, oldest first."""
         length, (start, end) = timedelta(days=self.settings.window_days), history
         cut = max(start, min(end, self.now - DEFAULT_HISTORY))
         parts = Window(start, cut), Window(cut, end)
-        return [window for part in parts for window in windows.split(part, length)]
+        found = [window for part in parts for window in windows.split(part, length)]
+        if start < cut < min(end, start + SHORTEST_WINDOW):
+            found[:2] = [Window(start, found[1].end)]
+        return found
 
     def bookmark(self, window: Window) -> datetime:
         """Return the bookmark to write when a window is complete."""
@@ -69,7 +75,7 @@ class WindowedStream(CrankWheelStream):
 
     @override
     def get_url_params(self, context: Context | None, next_page_token: Any) -> dict[str, str]:
-        return windows.query(next_page_token, self.margin)
+        return windows.query(next_page_token, self.margin)  # the "page" is a window
 
     def fetch_window(self, window: Window) -> list[Response]:
         """Request a window, and if the API refuses it, its halves; runs in a thread."""
@@ -143,11 +149,11 @@ class WindowedStream(CrankWheelStream):
         # The SDK notes the records of an unsorted stream in these markers. Present, they silence
         # its warning; empty, they keep it from bookmarking the last record.
         self.stream_state["progress_markers"] = {}
-        wanted = self.windows(history := self.history())
+        wanted = self.windows_of(history := self.history())
         clock, end, now = self.run.clock, self.settings.end_date, format_timestamp(self.now)
-        value = str(self.stream_state.get("replication_key_value", ""))
-        last = value if value <= now else ""  # the bookmark, unless it lies in the future
-        if end and last >= format_timestamp(end):
+        bookmark = str(self.stream_state.get("replication_key_value", ""))
+        reached = bookmark if bookmark <= now else ""  # one of the future would never move on
+        if end and reached >= format_timestamp(end):
             self.logger.warning("%s: end_date is reached: remove it to read on.", self.name)
         elif not wanted:
             self.logger.warning("%s: nothing to read from %s: check the dates", self.name, history)
@@ -159,19 +165,18 @@ class WindowedStream(CrankWheelStream):
         logged = clock.monotonic()
         for number, (window, rows) in enumerate(self.read(wanted), 1):
             yield from rows
-            self._complete(window, last)
+            self._complete(window, reached)
             if clock.monotonic() - logged >= PROGRESS_INTERVAL:
                 logged = clock.monotonic()
                 done = f"window {number} of {len(wanted)} is complete: {window}"
                 self.logger.info("%s: %s", self.name, done)
-        self.stream_state["progress_markers"] = {}
 
-    def _complete(self, window: Window, last: str) -> None:
+    def _complete(self, window: Window, reached: str) -> None:
         """Move the bookmark, never back, and write the state."""
         if self.replication_method == "INCREMENTAL" and not self.testing:
             self.stream_state.update(
                 replication_key=self.replication_key,
-                replication_key_value=max(format_timestamp(self.bookmark(window)), last),
+                replication_key_value=max(format_timestamp(self.bookmark(window)), reached),
                 progress_markers={},
             )
             self.state_writer.write_state(self.tap_state)

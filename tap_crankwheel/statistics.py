@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Totals = dict[str | None, "Row"]
 
 
-def seconds(session: Row) -> Any:
+def counted_seconds(session: Row) -> Any:
     """Return how long a session was; one that runs counts with its duration so far, if any."""
     running = session["duration"] is None and session["session_ended"] is False
     return 0 if running else session["duration"]

@@ -18,7 +18,7 @@ from tap_crankwheel.errors import InvalidPayloadError
 from tap_crankwheel.history import WindowedStream
 from tap_crankwheel.rows import ObjectParser
 from tap_crankwheel.schemas import SCHEMAS
-from tap_crankwheel.statistics import add_up, grand_total, seconds, totals
+from tap_crankwheel.statistics import add_up, counted_seconds, grand_total, totals
 from tap_crankwheel.windows import Window, format_timestamp, periods
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class PeriodStream(WindowedStream):
         self.item_parser = ObjectParser(SCHEMAS.get_schema(self.item_stream), computed=["id"])
 
     @override
-    def windows(self, history: Window) -> list[Window]:
+    def windows_of(self, history: Window) -> list[Window]:
         if history.start >= history.end:
             return []
         return list(periods(history, self.settings.stats_period, self.settings.timezone))
@@ -234,7 +234,7 @@ class StatsStream(UsageStream, PeriodStream):
                 number = bisect_right(edges, row["start_date"]) - 1
                 if done <= number < len(wanted):
                     key = row["id"], row["start_date"]
-                    sessions[number][key] = row["email"], seconds(row)
+                    sessions[number][key] = row["email"], counted_seconds(row)
             while waiting and (
                 period is wanted[-1] or waiting[0][0].end + LONGEST_SESSION <= period.end
             ):
@@ -289,7 +289,8 @@ class DemoStats(DemoStream, PeriodStream):
     def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Iterable[Row]]]:
         """Yield each period with its row."""
         for period, responses in self.responses(wanted):
-            deque(self.items(period, responses), maxlen=0)  # are they of the period?
+            for _ in self.items(period, responses):
+                pass  # this raises if the server ignored the range
             rows = [self.row_parser(payloads.envelope(one.payload)) for one in responses]
             count = add_up([row["total_canceled_requests"] for row in rows])
             extra = rows[0]["extra"] if len(rows) == 1 else None  # unknown if read in halves

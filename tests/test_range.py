@@ -232,9 +232,20 @@ def test_some_items_outside_are_no_sign_of_an_ignored_range(
             assert len(s.sync(config, select=LISTS[:1]).records["usage_sessions"]) == of
 
 
-def test_windows_are_cut_28_days_before_the_run(sandbox: Sandbox) -> None:
-    config = s.config_for(sandbox, start_date="2026-01-01", window_days=366)
+@pytest.mark.parametrize(
+    ("start", "starts"),
+    [
+        (datetime(2026, 1, 1, tzinfo=NOW.tzinfo), [0, None]),
+        (NOW - 28 * DAY - timedelta(minutes=5), [0, None]),
+        (NOW - 28 * DAY - timedelta(minutes=4), [0]),  # a moment of it is not worth a request
+        (NOW - 28 * DAY, [0]),
+    ],
+)
+def test_windows_are_cut_28_days_before_the_run(
+    sandbox: Sandbox, start: datetime, starts: list[int | None]
+) -> None:
+    config = s.config_for(sandbox, start_date=start.isoformat(), window_days=366)
     s.sync(config, select=("usage_sessions",), clock=s.FakeClock(NOW))
-    second = timedelta(seconds=1)
-    cut = NOW - timedelta(days=28)
-    assert sorted(end for _, end in s.ranges(sandbox, "usage")) == [cut + second, NOW + second]
+    second, cut = timedelta(seconds=1), NOW - 28 * DAY
+    expected = [(cut if begin is None else start) - second for begin in starts]
+    assert sorted(begin for begin, _ in s.ranges(sandbox, "usage")) == expected
