@@ -58,7 +58,8 @@ _NOT_A_URL = requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL
 #: How OpenSSL reports a response that is not TLS.
 _NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 _ADVICE = {
-    400: "it refuses the request. If its range lies too far back, set a later start_date",
+    400: "it refuses the request. If its range lies too far back, set a later start_date. If it "
+    "ends now, check this machine's clock",
     401: "it rejects the key: check api_key against the API tab of your CrankWheel account",
     403: "the key may not read this: use a key that an administrator created",
     404: "there is no such address: check api_url",
@@ -129,7 +130,7 @@ class CrankWheelStream(RESTStream[Window]):
     def __init__(self, tap: Tap, run: RunContext) -> None:
         self.run = run
         self.settings = run.settings
-        self.now = datetime.fromtimestamp(run.clock.time(), timezone.utc)
+        self.now = datetime.fromtimestamp(int(run.clock.time()), timezone.utc)
         schema = self.customize_schema(SCHEMAS.get_schema(self.name))
         super().__init__(tap, schema=schema)
         self.state_writer = tap.state_writer

@@ -75,7 +75,7 @@ class WindowedStream(CrankWheelStream):
 
     @override
     def get_url_params(self, context: Context | None, next_page_token: Any) -> dict[str, str]:
-        return windows.query(next_page_token, self.margin)  # the "page" is a window
+        return windows.query(next_page_token, self.margin, self.now)  # the "page" is a window
 
     def fetch_window(self, window: Window) -> list[Response]:
         """Request a window, and if the API refuses it, its halves; runs in a thread."""
@@ -105,7 +105,9 @@ class WindowedStream(CrankWheelStream):
         """Yield the items of a window's responses, unless the server ignored the range.
 
         A server that does not look at the range responds with the last 28 days, and status 200 (a
-        guess). Items of the future are odd, but no sign of that, and neither is a single item.
+        guess). Items of the future are odd, but no sign of that, and neither is a single item. An
+        API may list what is still open in later windows, and what runs in any (both are guesses):
+        a request that nobody answered counts only if it starts too late, a running session never.
 
         Raises:
             CrankWheelError: More than a third of the items do not belong to the window.
@@ -116,14 +118,15 @@ class WindowedStream(CrankWheelStream):
         count = 0
         for response in responses:
             for item in self.parse(response.payload):
-                # While a session runs, its end may be a placeholder.
                 running = item.get("session_ended") is False
                 start, end = item[self.item_start], item[self.item_end]
-                end = now if running or end is None else max(start, end)
-                if end < ended_before or starts_after < start <= now:
-                    first, final = map(windows.parse_timestamp, (start, end))
+                late = starts_after < start <= now and not running
+                if running or item.get("seconds_to_respond", 0) is None:
+                    end = None  # what it holds may be a placeholder
+                if late or (end is not None and max(start, end) < ended_before):
+                    first, final = map(windows.parse_timestamp, (start, max(start, end or start)))
                     outside.append(max(first - window.end, window.start - final))
-                count += 1
+                count += late or end is not None
                 yield item
         if len(outside) > 1 and len(outside) * 3 > count:
             raise CrankWheelError(

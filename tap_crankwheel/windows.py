@@ -67,9 +67,15 @@ def format_timestamp(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat("T", "microseconds") + "Z"
 
 
-def query(window: Window, margin: timedelta) -> dict[str, str]:
-    """Return the API's `from` and `to` for a window with a margin: UTC, whole seconds."""
-    start, end = window.start - margin, window.end + margin
+def query(window: Window, margin: timedelta, now: datetime) -> dict[str, str]:
+    """Return the API's `from` and `to` for a window with a margin: UTC, whole seconds.
+
+    Args:
+        window: The window, which ends now or earlier.
+        margin: How much wider the request is, on both sides.
+        now: A whole second, which no request reaches past: an API may refuse a range of the future.
+    """
+    start, end = window.start - margin, min(window.end + margin, now)
     if end.microsecond:
         end = end.replace(microsecond=0) + timedelta(seconds=1)
     return {"from": f"{start:%Y-%m-%dT%H:%M:%SZ}", "to": f"{end:%Y-%m-%dT%H:%M:%SZ}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from tests.support import (
     FakeClock,
     Output,
     Row,
+    ScriptedSandbox,
+    Warehouse,
     all_sessions,
     canonical,
     captured,
@@ -138,6 +141,45 @@ def test_running_sessions_are_completed_by_the_next_run(sandbox: Sandbox) -> Non
         expected_requests(sandbox.account),
         "id",
     )
+
+
+@pytest.mark.parametrize("inclusive", list(itertools.product([True, False], repeat=2)), ids=str)
+@pytest.mark.parametrize("whole", [False, True])
+def test_nothing_is_lost_at_the_newest_edge_and_nothing_asked_beyond_it(
+    inclusive: tuple[bool, bool], *, whole: bool
+) -> None:
+    """Runs without lookback, seconds apart, while something starts each quarter of a second."""
+    clock = FakeClock(NOW + SECOND * 0.3)
+    starts = [NOW + n * SECOND / 4 for n in range(-8, 240)]
+
+    def respond(low: datetime, high: datetime) -> Row:
+        assert high <= clock.now
+        found = []
+        for number, start in enumerate(starts):
+            looked_at = start.replace(microsecond=0) if whole else start
+            after = low <= looked_at if inclusive[0] else low < looked_at
+            before = looked_at <= high if inclusive[1] else looked_at < high
+            if after and before and start <= clock.now:
+                item = {"session_id": number, "email": "a", "duration": 1}
+                found.append(item | dict.fromkeys(("start_date", "start_ts"), str(start)))
+        return {"sessions": found, "total_canceled_requests": len(found)}
+
+    warehouse, state = Warehouse(), None
+    with ScriptedSandbox(usage=respond, demo_usage=respond).running() as sandbox:
+        config = config_for(sandbox, start_date=f"{NOW - 2 * SECOND:%Y-%m-%dT%H:%M:%SZ}")
+        config |= {"end_date": None, "lookback_days": 0}
+        for seconds in (0.3, 0.9, 1.2, 2.7, 30, 58.6):
+            clock.now = NOW + seconds * SECOND
+            output = sync(config, state=state, clock=clock)
+            warehouse.load(output)
+            state = output.state
+    last = format_timestamp(NOW + 57 * SECOND)
+    expected = {format_timestamp(start) for start in starts}
+    for stream, field in (("usage_sessions", "start_date"), ("demo_requests", "start_ts")):
+        found = [row[field] for row in warehouse[stream] if row[field] < last]
+        assert sorted(found) == sorted(start for start in expected if start < last)
+    (row,) = warehouse["account_stats"]
+    assert row["meetings"] >= len(found)
 
 
 @pytest.mark.parametrize(("period", "requests"), [("day", 23), ("hour", 391)])

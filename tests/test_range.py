@@ -37,6 +37,7 @@ class History:
         shift: How far its times are from UTC, which it does not say.
         open_end: What it sends as the end of what still runs: start, last or nothing.
         event: How long after the start the last event of a request is, instead of its end.
+        always: Whether what runs is listed whatever the range.
         now: The moment at which it is asked.
     """
 
@@ -46,6 +47,7 @@ class History:
     shift: timedelta = timedelta(0)
     open_end: str = "last"
     event: timedelta | None = None
+    always: bool = False
     now: datetime = NOW
 
     def respond(self, start: datetime, end: datetime) -> s.Row:
@@ -62,7 +64,10 @@ class History:
                 "later": (begins + SIX_DAYS, begins + SIX_DAYS),
             }
             first, last = at.get(self.select, (begins, stops))
-            if start <= last and first <= end and (begins <= self.now or begins > NOW + 15 * DAY):
+            listed = start <= last and first <= end
+            if self.always and ends is None:
+                listed = True
+            if listed and (begins <= self.now or begins > NOW + 15 * DAY):
                 found.append(self.item(number, begins + self.shift, stops + self.shift, ends))
         return {"sessions": found, "total_canceled_requests": 0, "stats": {}}
 
@@ -79,6 +84,7 @@ class History:
             "end_date": {"start": start, "last": last}.get(self.open_end) if running else last,
             "last_event_ts": f"{event:%Y-%m-%dT%H:%M:%S}{zone}",
             "session_ended": not running,
+            "seconds_to_respond": "never" if running else 60,
             "duration": 60,
         }
 
@@ -166,6 +172,7 @@ ODD: dict[str, dict[str, Any]] = {
         for end in ("start", "last", "nothing")
     },
     **{f"six days long, by {by}": {"select": by} for by in ("start", "end", "overlap")},
+    "not answered, which stays open": {"select": "overlap", "event": timedelta(seconds=1)},
     "handled six days later": {"select": "later", "event": SIX_DAYS},
     "handled six days later, which does not show": {"select": "later"},
     "last event before the start": {"event": -9 * DAY},
@@ -184,6 +191,8 @@ def test_no_false_alarm_of_an_ignored_range(case: str, count: float) -> None:
     items = daily(count, SIX_DAYS if "six days long" in case else timedelta(minutes=20))
     if "never" in case:
         items += [(NOW - 35 * DAY, None), (NOW - 20 * DAY, None)]
+    if "not answered" in case:
+        items = [(start, end if n % 3 else None) for n, (start, end) in enumerate(items)]
     if "future" in case:
         items += [(NOW + timedelta(days=400 + n), NOW + timedelta(days=401)) for n in range(9)]
     history = History(items, **ODD[case])
@@ -206,6 +215,51 @@ def test_no_false_alarm_of_an_ignored_range(case: str, count: float) -> None:
             state = output.state
             rows += len([*itertools.chain.from_iterable(output.records.values())])
     assert rows
+
+
+@pytest.mark.parametrize("settings", [{}, {"window_days": 1}], ids=str)
+def test_running_sessions_that_are_listed_whatever_the_range_are_no_sign(settings: s.Row) -> None:
+    running = [(NOW - timedelta(minutes=minutes), None) for minutes in (5, 20, 50)]
+    history = History([*daily(2)[:70], *running], always=True)
+    with s.ScriptedSandbox(usage=history.respond).running() as sandbox:
+        config = s.config_for(sandbox, start_date=(NOW - 28 * DAY).isoformat(), **settings)
+        del config["end_date"]
+        rows = s.sync(config, select=(WINDOWED[0], *WINDOWED[2:4]), clock=s.FakeClock(NOW)).records
+    assert len([row for row in rows["usage_sessions"] if not row["session_ended"]]) == 3
+
+
+@pytest.mark.parametrize(
+    ("stream", "answered", "noticed"),
+    [
+        ("demo_requests", 10, True),
+        ("demo_requests", 3, True),
+        ("demo_requests", 0, False),
+        ("demo_stats", 0, True),
+    ],
+)
+def test_how_many_requests_have_to_be_answered_to_notice_it(
+    stream: str, answered: int, *, noticed: bool
+) -> None:
+    """Of ten in turn: a server that begins to ignore the range, in daily runs."""
+    items = [(start, end if n % 10 < answered else None) for n, (start, end) in enumerate(daily(1))]
+    history = History(items, event=timedelta(seconds=1))
+
+    def respond(start: datetime, end: datetime) -> s.Row:
+        if history.now > NOW:
+            start, end = history.now - 28 * DAY, history.now
+        return history.respond(start, end)
+
+    with s.ScriptedSandbox(demo_usage=respond).running() as sandbox:
+        config = s.config_for(sandbox, start_date=(NOW - 28 * DAY).isoformat())
+        del config["end_date"]
+        state = s.sync(config, select=(stream,), clock=s.FakeClock(NOW)).state
+        history.now = NOW + DAY
+        later: Any = {"state": state, "select": (stream,), "clock": s.FakeClock(history.now)}
+        if noticed:
+            with pytest.raises(CrankWheelError, match="ignores the range"):
+                s.sync(config, **later)
+        else:
+            s.sync(config, **later)
 
 
 @pytest.mark.parametrize(

@@ -88,13 +88,17 @@ def test_halves_cover_a_window_down_to_an_hour(window: Window) -> None:
         assert max(p.end - p.start for p in halves) < (window.end - window.start) * 0.6
 
 
-@given(ranges(timedelta(days=30)))
-def test_a_query_has_whole_seconds_and_loses_nothing(window: Window) -> None:
-    asked = w.query(window, w.MARGIN)
+@given(ranges(timedelta(days=30)), st.integers(0, 3))
+def test_a_query_has_whole_seconds_and_loses_nothing(window: Window, seconds: int) -> None:
+    now = window.end.replace(microsecond=0) + timedelta(seconds=seconds)
+    if now < window.end:
+        now += timedelta(seconds=1)
+    asked = w.query(window, w.MARGIN, now)
     start, end = at(asked["from"][:-1]), at(asked["to"][:-1])
     assert start.microsecond == end.microsecond == 0
     assert window.start - 2 * w.MARGIN < start <= window.start - w.MARGIN
-    assert window.end + w.MARGIN <= end < window.end + 2 * w.MARGIN
+    assert min(window.end + w.MARGIN, now) <= end < window.end + 2 * w.MARGIN
+    assert end <= now
 
 
 LONGEST = {"hour": 4, "day": 40, "week": 200, "month": 800}

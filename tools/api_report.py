@@ -154,7 +154,7 @@ class Noting(CrankWheelStream):
 
     @override
     def get_url_params(self, context: Any, next_page_token: Window | None) -> dict[str, str]:
-        return windows.query(next_page_token, timedelta(0)) if next_page_token else {}
+        return windows.query(next_page_token, timedelta(0), self.now) if next_page_token else {}
 
     @override
     def validate_response(self, response: requests.Response) -> None:
