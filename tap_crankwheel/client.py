@@ -61,7 +61,8 @@ _ADVICE = {
     400: "it refuses the request. If its range lies too far back, set a later start_date. If it "
     "ends now, check this machine's clock",
     401: "it rejects the key: check api_key against the API tab of your CrankWheel account",
-    403: "the key may not read this: use a key that an administrator created",
+    403: "the key may not read this: use a key that an administrator created. If it could before, "
+    "the API may limit requests: run again later",
     404: "there is no such address: check api_url",
 }
 _REFUSES_RANGE = {400, 413, 422}  # a shorter one may succeed
@@ -118,6 +119,7 @@ class CrankWheelStream(RESTStream[Window]):
         run: What the streams of a run share.
     """
 
+    url_base = ""  # of the settings
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE  # rows are typed where they are parsed
     allow_redirects = False  # the key would go along
     extra_retry_statuses = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
@@ -126,10 +128,13 @@ class CrankWheelStream(RESTStream[Window]):
     computed: ClassVar[tuple[str, ...]] = ()
     #: What a payload is known to hold.
     envelope: ClassVar[frozenset[str]] = frozenset()
+    #: What else to do where the API responds with a status.
+    further_advice: ClassVar[Mapping[int, str]] = {}
 
     def __init__(self, tap: Tap, run: RunContext) -> None:
         self.run = run
         self.settings = run.settings
+        self.url_base = run.settings.api_url
         self.now = datetime.fromtimestamp(int(run.clock.time()), timezone.utc)
         schema = self.customize_schema(SCHEMAS.get_schema(self.name))
         super().__init__(tap, schema=schema)
@@ -138,8 +143,7 @@ class CrankWheelStream(RESTStream[Window]):
         self.user_agent = f"{tap.name}/{tap.plugin_version}"
         self.path = self.path.format(usage_endpoint=self.settings.usage_endpoint)
         self.row_parser = self.item_parser = ObjectParser(schema, self.computed)
-        fields = schema["properties"].items()
-        self._object_fields = [name for name, field in fields if "properties" in field]
+        self._object_fields = [k for k, v in schema["properties"].items() if "properties" in v]
         session = self.requests_session
         session.stream = True
         # Prepared requests ignore REQUESTS_CA_BUNDLE, unless the session is told of it.
@@ -153,11 +157,6 @@ class CrankWheelStream(RESTStream[Window]):
         return schema
 
     # --- requests ---------------------------------------------------------------------------------
-
-    @property
-    @override
-    def url_base(self) -> str:
-        return self.settings.api_url.rstrip("/")
 
     @property
     @override
@@ -292,11 +291,8 @@ class CrankWheelStream(RESTStream[Window]):
             return f"{said}: it redirects to {host}. If the API is there, set api_url to it"
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in self.extra_retry_statuses:
             return said
-        return f"{said}: {self.advice(status)}"
-
-    def advice(self, status: int) -> str:
-        """Return what to do where the API responds with a status that no attempt will change."""
-        return _ADVICE.get(status, "the tap does not expect this: check api_url")
+        advice = _ADVICE.get(status, "the tap does not expect this: check api_url")
+        return ". ".join(filter(None, (f"{said}: {advice}", self.further_advice.get(status))))
 
     @override
     def request_decorator(self, func: Callable[..., T]) -> Callable[..., T]:
@@ -317,10 +313,9 @@ class CrankWheelStream(RESTStream[Window]):
     @override
     def backoff_handler(self, details: Details) -> None:
         name = self._request_name(details["args"][1])
-        attempt = (
-            f"attempt {details['tries']} of {self.backoff_max_tries()}: {details['exception']}"
-        )
-        self.logger.warning("%s, %s; retrying in %.0f seconds", name, attempt, details["wait"])
+        attempt = f"attempt {details['tries']} of {self.backoff_max_tries()}"
+        said = f"{name}, {attempt}: {details['exception']}"
+        self.logger.warning("%s; retrying in %.0f seconds", said, details["wait"])
 
     # --- records ----------------------------------------------------------------------------------
 
@@ -359,8 +354,8 @@ class CrankWheelStream(RESTStream[Window]):
                         unknown.update(f"{name}.{field}" for field in loggable_names(extra))
                 yield record
         except InvalidPayloadError as error:
-            advice = f"{error.advice} If the error remains, please report it."
-            raise CrankWheelError(f"{self.name}: {error}. {advice}") from None
+            advice = f"{error.advice}. If the error remains, please report it."
+            raise CrankWheelError(f"{self.name}: {error}: {advice}") from None
         if unknown:
             names = ", ".join(sorted(unknown)[:20])
             more = f", and {len(unknown) - 20} more" if len(unknown) > 20 else ""  # noqa: PLR2004

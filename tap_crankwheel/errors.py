@@ -30,6 +30,6 @@ class InvalidPayloadError(ValueError):
         advice: What to do.
     """
 
-    def __init__(self, message: str, advice: str = "Check api_url, and run again.") -> None:
+    def __init__(self, message: str, advice: str = "check api_url, and run again") -> None:
         super().__init__(message)
         self.advice = advice

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from typing_extensions import override
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from singer_sdk.helpers.types import Context
 
     from tap_crankwheel.client import Response
+    from tap_crankwheel.payloads import Payload
     from tap_crankwheel.schemas import Row
 
 T = TypeVar("T")
@@ -31,9 +32,6 @@ DEFAULT_HISTORY = timedelta(days=28)
 #: An item does not belong to a window if it ended this long before it, or starts this long after
 #: it, whichever way the API selects. A session, and the handling of a request, may take days.
 TOO_EARLY, TOO_LATE = timedelta(days=7), timedelta(days=2)
-
-#: A first window that is shorter is not worth a request, and is read with the second.
-SHORTEST_WINDOW = timedelta(minutes=5)
 
 PROGRESS_INTERVAL = 60.0  # seconds
 
@@ -47,17 +45,15 @@ class WindowedStream(CrankWheelStream):
     when a window is complete, not with each record.
     """
 
+    emit_activate_version_messages = False  # a part of a history must not delete older rows
+
     #: How much wider than a window its request is, on both sides.
     margin: ClassVar[timedelta] = windows.MARGIN
+    #: The bookmark when a window is complete: its `start` or its `end`.
+    bookmark: ClassVar[str] = "end"
     #: The fields with the start and end of an item.
     item_start: ClassVar[str]
     item_end: ClassVar[str]
-
-    @property
-    @override
-    def emit_activate_version_messages(self) -> bool:
-        """Never: a part of a history must not delete older rows."""
-        return False
 
     def windows_of(self, history: Window) -> list[Window]:
         """Return the windows of a part of the history, oldest first."""
@@ -65,13 +61,9 @@ class WindowedStream(CrankWheelStream):
         cut = max(start, min(end, self.now - DEFAULT_HISTORY))
         parts = Window(start, cut), Window(cut, end)
         found = [window for part in parts for window in windows.split(part, length)]
-        if start < cut < min(end, start + SHORTEST_WINDOW):
+        if start < cut < min(end, start + timedelta(minutes=5)):  # not worth a request of its own
             found[:2] = [Window(start, found[1].end)]
         return found
-
-    def bookmark(self, window: Window) -> datetime:
-        """Return the bookmark to write when a window is complete."""
-        return window.end
 
     @override
     def get_url_params(self, context: Context | None, next_page_token: Any) -> dict[str, str]:
@@ -87,22 +79,20 @@ class WindowedStream(CrankWheelStream):
             self.logger.warning("%s Requesting the range in halves.", error.message)
         return [response for half in halves for response in self.fetch_window(half)]
 
-    def responses(self, wanted: list[Window]) -> Iterator[tuple[Window, list[Response]]]:
-        """Yield each window with its responses: several if it was requested in halves."""
+    def responses(self, wanted: list[Window]) -> Iterator[tuple[Window, list[Payload]]]:
+        """Yield each window with its payloads: several if it was requested in halves."""
         with self.get_http_request_counter() as counter:
             parallel = self.settings.max_parallel_requests
-            for window, responses in read_ahead(self.fetch_window, wanted, parallel):
-                for response in responses:
-                    self.log_response(response, counter)
-                yield window, responses
+            for window, found in read_ahead(self.fetch_window, wanted, parallel):
+                yield window, [self.log_response(response, counter) for response in found]
 
     def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Iterable[Row]]]:
         """Yield each window with its rows, once they are final."""
-        for window, responses in self.responses(wanted):
-            yield window, self.items(window, responses)
+        for window, found in self.responses(wanted):
+            yield window, self.items(window, found)
 
-    def items(self, window: Window, responses: Iterable[Response]) -> Iterator[Row]:
-        """Yield the items of a window's responses, unless the server ignored the range.
+    def items(self, window: Window, found: Iterable[Payload]) -> Iterator[Row]:
+        """Yield the items of a window's payloads, unless the server ignored the range.
 
         A server that does not look at the range responds with the last 28 days, and status 200 (a
         guess). Items of the future are odd, but no sign of that, and neither is a single item. An
@@ -116,8 +106,8 @@ class WindowedStream(CrankWheelStream):
         ended_before, starts_after, now = map(format_timestamp, (earliest, latest, self.now))
         outside: list[timedelta] = []
         count = 0
-        for response in responses:
-            for item in self.parse(response.payload):
+        for payload in found:
+            for item in self.parse(payload):
                 running = item.get("session_ended") is False
                 start, end = item[self.item_start], item[self.item_end]
                 late = starts_after < start <= now and not running
@@ -176,11 +166,12 @@ class WindowedStream(CrankWheelStream):
 
     def _complete(self, window: Window, reached: str) -> None:
         """Move the bookmark, never back, and write the state."""
+        bookmark = format_timestamp(getattr(window, self.bookmark))
+        self.stream_state["progress_markers"] = {}
         if self.replication_method == "INCREMENTAL" and not self.testing:
             self.stream_state.update(
                 replication_key=self.replication_key,
-                replication_key_value=max(format_timestamp(self.bookmark(window)), reached),
-                progress_markers={},
+                replication_key_value=max(bookmark, reached),
             )
             self.state_writer.write_state(self.tap_state)
 

@@ -130,6 +130,11 @@ def require(row: Row, field: str, kind: str, *advice: str) -> None:
         raise InvalidPayloadError(f"a {kind} has no usable `{field}`", *advice)
 
 
+def not_blank(text: str | None) -> str | None:
+    """Return text; None where it is empty or white space alone."""
+    return text if text and text.strip() else None
+
+
 def digest(*parts: object) -> str:
     """Return 32 hexadecimal digits that stand for some JSON values."""
     return hashlib.blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()

@@ -137,7 +137,7 @@ _SCALARS: dict[str, Parse] = {
 
 
 def _parser(schema: Mapping[str, Any]) -> Parse:
-    kind = types[-1] if isinstance(types := schema["type"], list) else types  # null is the first
+    kind = next(kind for kind in ("array", *_SCALARS) if kind in schema["type"])
     if kind == "array":
         return _list_parser(_parser(schema["items"])) if "items" in schema else _of_type(list)
     return _parse_timestamp if schema.get("format") == "date-time" else _SCALARS[kind]

@@ -117,8 +117,8 @@ class Settings:
     """The settings of a run, valid and in real types.
 
     Attributes:
-        api_url: The URL of the API.
-        api_key: The key, without white space around it.
+        api_url: The URL of the API, without a slash at its end.
+        api_key: The key.
         start_date: The earliest moment to read, UTC; None if the user sets none.
         end_date: The moment to read to, UTC; None for the start of the run.
         lookback_days: How many days before the bookmark a run begins.
@@ -177,9 +177,10 @@ def _describe(error: ValidationError) -> str:
     """Name the rule that a setting breaks, never its value: that may be the key."""
     name = ".".join(map(str, error.path))
     value: Any = error.validator_value
+    is_list = isinstance(value, list)
     rule = {
-        "enum": "one of " + ", ".join(map(str, value)) if isinstance(value, list) else "",
-        "type": f"of type {value[0] if isinstance(value, list) else value}",
+        "enum": f"without quotes, one of {', '.join(map(str, value))}" if is_list else "",
+        "type": f"of type {value[0] if is_list else value}",
         "minimum": f"at least {value}",
         "maximum": f"at most {value}",
     }.get(str(error.validator), "of the form that --about describes")
@@ -187,7 +188,6 @@ def _describe(error: ValidationError) -> str:
 
 
 def _api_key(key: str | None) -> str:
-    key = (key or "").strip()
     if not key:
         raise ValueError(
             "is missing: an administrator creates a key on the API tab of the account. Write it "
@@ -209,7 +209,8 @@ def parse_date(text: str | None) -> datetime | None:
     try:
         date = parse_timestamp(text) if text is not None else None
     except ValueError:  # not quoted: a key may have been pasted here
-        raise ValueError("is not a date: write it as 2026-08-30 or 2026-08-30T20:00:00Z") from None
+        form = "2026-08-30 or 2026-08-30T20:00:00Z, without quotes"
+        raise ValueError(f"is not a date: write it as {form}") from None
     if date and date.year < 1970:  # noqa: PLR2004
         raise ValueError("lies before 1970: set a later date")
     return date
@@ -228,26 +229,26 @@ def _timezone(name: str) -> pendulum.Timezone:
     except (ValueError, OSError):
         alike = [zone for zone in pendulum.timezones() if zone.casefold() == name.casefold()]
         example = alike[0] if alike else "Europe/Berlin or America/New_York"
-        raise ValueError(f"is not an IANA time zone: write a name such as {example}") from None
+        said = f"is not an IANA time zone: write, without quotes, a name such as {example}"
+        raise ValueError(said) from None
 
 
 def _api_url(text: str) -> str:
-    text = text.strip()
     try:
         url = urlsplit(str(requests.Request("GET", text).prepare().url))
     except (requests.RequestException, ValueError):
         url = urlsplit("")
     if url.scheme not in {"http", "https"} or not url.hostname:
-        raise ValueError("is not a URL: write all of it, as https://meeting.is/ss/api")
+        raise ValueError("is not a URL: write it as https://meeting.is/ss/api, without quotes")
     if url.scheme == "http" and url.hostname not in LOCAL_HOSTS:
         raise ValueError("begins with http://, which sends the key unencrypted: use https://")
-    return text
+    return text.rstrip("/")
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "api_key": _api_key,
     "api_url": _api_url,
-    "custom_questions": lambda ids: [question.removeprefix("prospect-") for question in ids],
+    "custom_questions": lambda ids: [q for i in ids if (q := i.strip().removeprefix("prospect-"))],
     "end_date": parse_date,
     "start_date": _start_date,
     "timezone": _timezone,

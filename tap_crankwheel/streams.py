@@ -6,7 +6,6 @@ import copy
 from bisect import bisect_right
 from collections import Counter, defaultdict, deque
 from datetime import timedelta
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -23,7 +22,6 @@ from tap_crankwheel.windows import Window, format_timestamp, periods
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from datetime import datetime
 
     from singer_sdk import Tap
 
@@ -36,6 +34,9 @@ if TYPE_CHECKING:
 #: session that is left running over a weekend is not rare.
 LONGEST_SESSION = timedelta(days=7)
 
+#: Which endpoint of sessions an account has is a guess.
+SWITCH = "set usage_endpoint to usage_new, or back to usage"
+
 
 class UsageStream(WindowedStream):
     """A stream over `/usage` or `/usage_new`, which list sessions."""
@@ -43,6 +44,7 @@ class UsageStream(WindowedStream):
     path = "/{usage_endpoint}"
     envelope = frozenset({"sessions", "stats"})
     item_start, item_end = "start_date", "end_date"
+    further_advice: ClassVar = {404: f"If it is right, {SWITCH}"}
 
     @override
     def parse(self, payload: Payload) -> Iterator[Row]:
@@ -58,41 +60,27 @@ class UsageStream(WindowedStream):
             session = payloads.parse_item(raw, "session")
             number = session.get("session_id")
             row = self.item_parser(session)
-            payloads.require(row, "start_date", "session", f"Set {self.other_endpoint}.")
+            payloads.require(row, "start_date", "session", SWITCH)
             if row["session_id"] is not None:
                 number = row["session_id"]
             if type(number) is int or (type(number) is str and number):
                 row["id"] = str(number)
             else:
-                payloads.require(row, "email", "session", f"Set {self.other_endpoint}.")
+                payloads.require(row, "email", "session", SWITCH)
                 row["id"] = payloads.digest(row["email"], row["start_date"])
             yield row
 
     @override
-    def advice(self, status: int) -> str:
-        said = super().advice(status)
-        if status == HTTPStatus.NOT_FOUND:
-            said += f". If it is right, set {self.other_endpoint}"
-        return said
-
-    @property
-    def other_endpoint(self) -> str:
-        """The setting that reads the other endpoint of sessions."""
-        other = "usage" if self.settings.usage_endpoint == "usage_new" else "usage_new"
-        return f"usage_endpoint to {other}"
-
-    @override
-    def responses(self, wanted: list[Window]) -> Iterator[tuple[Window, list[Response]]]:
-        """Yield each window with its responses; warn if those of a first load hold no session."""
+    def responses(self, wanted: list[Window]) -> Iterator[tuple[Window, list[Payload]]]:
+        """Yield each window with its payloads; warn if those of a first load hold no session."""
         nothing_yet = "replication_key_value" not in self.stream_state
-        for window, responses in super().responses(wanted):
-            if nothing_yet:
-                nothing_yet = not any(payloads.session_items(one.payload) for one in responses)
-            yield window, responses
+        for window, found in super().responses(wanted):
+            nothing_yet = nothing_yet and not any(map(payloads.session_items, found))
+            yield window, found
         if nothing_yet and not (self.testing or self.run.warned_of_no_session):
             self.run.warned_of_no_session = True
-            advice = f"if your account has sessions, set {self.other_endpoint}"
-            self.logger.warning("%s: no response held a session: %s", self.name, advice)
+            said = "no response held a session. If there are some"
+            self.logger.warning("%s: %s, %s.", self.name, said, SWITCH)
 
 
 class UsageSessions(UsageStream):
@@ -110,19 +98,15 @@ class DemoStream(WindowedStream):
     path = "/demo_usage"
     envelope = frozenset({"sessions", "total_canceled_requests"})
     item_start, item_end = "start_ts", "last_event_ts"
+    further_advice: ClassVar = dict.fromkeys(
+        (403, 404), "If your plan has no demo requests, deselect demo_requests and demo_stats"
+    )
 
     #: What the API sends for null, by field.
     PLACEHOLDERS: ClassVar = {
         "seconds_to_respond": "never",
         **dict.fromkeys(("call_confirmed", "screenshared", "accepted_from"), "n/a"),
     }
-
-    @override
-    def advice(self, status: int) -> str:
-        said = super().advice(status)
-        if status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
-            said += ". If your plan has no demo requests, deselect demo_requests and demo_stats"
-        return said
 
     @override
     def parse(self, payload: Payload) -> Iterator[Row]:
@@ -179,6 +163,7 @@ class PeriodStream(WindowedStream):
     primary_keys: ClassVar[tuple[str, ...]] = ("period", "timezone", "period_start")
     replication_key = "period_start"
     computed: ClassVar[tuple[str, ...]] = (*primary_keys, "period_end")
+    bookmark = "start"  # a period may be unfinished, and is read again
     #: The stream whose items the responses list.
     item_stream: ClassVar[str]
 
@@ -196,11 +181,6 @@ class PeriodStream(WindowedStream):
     def fetch_window(self, window: Window) -> list[Response]:
         """Request a period up to now."""
         return super().fetch_window(Window(window.start, min(window.end, self.now)))
-
-    @override
-    def bookmark(self, window: Window) -> datetime:
-        """Return the period's start: it may be unfinished, and is read again."""
-        return window.start
 
     def period(self, window: Window) -> Row:
         """Return the fields that name a period."""
@@ -221,20 +201,18 @@ class StatsStream(UsageStream, PeriodStream):
         `LONGEST_SESSION` after it were read: without that, a session that runs on over the end of
         its period would not be counted.
         """
-        edges = [format_timestamp(period.start) for period in wanted]
-        edges.append(format_timestamp(wanted[-1].end))
+        edges = [*(format_timestamp(p.start) for p in wanted), format_timestamp(wanted[-1].end)]
         sessions: dict[int, dict[tuple[str, str], tuple[str | None, Any]]] = defaultdict(dict)
         waiting: deque[tuple[Window, Row]] = deque()
         done = 0
-        for period, responses in self.responses(wanted):
+        for period, found in self.responses(wanted):
             # Of a period that was read in halves, the API's own statistics are not known.
-            halved = len(responses) > 1
-            waiting.append((period, {} if halved else payloads.envelope(responses[0].payload)))
-            for row in self.items(period, responses):
+            waiting.append((period, {} if len(found) > 1 else payloads.envelope(found[0])))
+            for row in self.items(period, found):
                 number = bisect_right(edges, row["start_date"]) - 1
                 if done <= number < len(wanted):
                     key = row["id"], row["start_date"]
-                    sessions[number][key] = row["email"], counted_seconds(row)
+                    sessions[number][key] = payloads.not_blank(row["email"]), counted_seconds(row)
             while waiting and (
                 period is wanted[-1] or waiting[0][0].end + LONGEST_SESSION <= period.end
             ):
@@ -288,10 +266,10 @@ class DemoStats(DemoStream, PeriodStream):
     @override
     def read(self, wanted: list[Window]) -> Iterator[tuple[Window, Iterable[Row]]]:
         """Yield each period with its row."""
-        for period, responses in self.responses(wanted):
-            for _ in self.items(period, responses):
+        for period, found in self.responses(wanted):
+            for _ in self.items(period, found):
                 pass  # this raises if the server ignored the range
-            rows = [self.row_parser(payloads.envelope(one.payload)) for one in responses]
+            rows = [self.row_parser(payloads.envelope(payload)) for payload in found]
             count = add_up([row["total_canceled_requests"] for row in rows])
             extra = rows[0]["extra"] if len(rows) == 1 else None  # unknown if read in halves
             row = rows[0] | {"total_canceled_requests": count, "extra": extra}
@@ -316,11 +294,10 @@ class Users(CrankWheelStream):
         """
         items = payloads.only_list(payload)
         if not items:
-            raise InvalidPayloadError(
-                "the list of users is empty, but an account has at least its owner"
-            )
+            raise InvalidPayloadError("the list of users is empty, but an account has an owner")
         for raw in items:
             row = self.item_parser(payloads.parse_item(raw, "user"))
+            row["email"] = payloads.not_blank(row["email"])
             payloads.require(row, "email", "user")
             if row["in_demo_pool"] is None and "in_demo_pool" not in (row["extra"] or {}):
                 row["in_demo_pool"] = False  # null means false

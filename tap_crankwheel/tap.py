@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import fnmatch
 import os
 import re
@@ -30,20 +31,28 @@ if TYPE_CHECKING:
 
     from singer_sdk import Stream
 
-#: What went wrong where a module raises what the SDK lets through, the innermost first. The text of
-#: the exception may hold personal data, or the key. A test provokes each of them with the SDK.
+#: What went wrong where a module, or a function, raises what the SDK lets through, the innermost
+#: first. The text of an exception may hold personal data, or the key; that of a schema holds names
+#: of columns alone. A test provokes each of them with the SDK.
 _CAUSES = {
     "singer_sdk.configuration._dict_config": "An environment variable cannot be read: the last one "
     "that the log names. Write a number as 7, a list or an object as JSON.",
+    "codecs.decode": "--config, --catalog or --state is not in UTF-8: write it again.",
+    "singer_sdk.contrib.msgspec.write_message": "Standard output cannot be written: it is closed.",
     "jsonschema.validators": "stream_maps: a map does not have the form that --about describes.",
-    "singer_sdk.helpers._util": "--config, --catalog or --state does not name a JSON file.",
+    "singer_sdk.helpers._util": "--config, --catalog or --state does not name a file that holds a "
+    "JSON object.",
     "singer_sdk.singerlib.catalog": "--catalog is not what --discover writes: write it again.",
-    "singer_sdk.helpers._flattening": "flattening_max_key_length is too small: two columns would "
-    "have the same name. Set it to 63.",
+    "singer_sdk.helpers._flattening._flatten_schema": "{error}. Raise flattening_max_key_length, "
+    "rename the field of the stream map, or remove the question from custom_questions.",
     "singer_sdk.mapper": "stream_maps: an expression fails for a record ({kind}): perhaps a field "
-    "in it is null, or a value of stream_map_config is missing.",
-    "singer_sdk.plugin_base": "--config cannot be read: it is not a JSON object.",
+    "in it is null, or a value of stream_map_config is missing or empty, or a question is not in "
+    "custom_questions.",
+    "singer_sdk.plugin_base.from_cli_args": "--config cannot be read: it is not a JSON object.",
 }
+
+#: How a variable of the environment says true or false; the SDK takes anything else for false.
+_BOOLEANS = {"true", "1", "yes", "on", "false", "0", "no", "off"}
 
 
 class TapCrankWheel(Tap):
@@ -69,10 +78,14 @@ class TapCrankWheel(Tap):
     @property
     @override
     def config(self) -> Mapping[str, Any]:
-        """The settings as the user gave them; one that is null has its default."""
-        known, given = self.config_jsonschema["properties"], super().config
-        null = {name: known.get(name, {}).get("default") for name in given if given[name] is None}
-        return {name: value for name, value in {**given, **null}.items() if value is not None}
+        """The settings as the user gave them; one that is null, or empty text, has its default."""
+        found: dict[str, Any] = {}
+        for name, value in super().config.items():
+            schema = self.config_jsonschema["properties"].get(name, {})
+            if isinstance(value, str) and "string" in schema.get("type", ()):
+                value = value.strip() or None  # noqa: PLW2901
+            found[name] = schema.get("default") if value is None else value
+        return {name: value for name, value in found.items() if value is not None}
 
     @cached_property
     def settings(self) -> Settings:
@@ -82,33 +95,32 @@ class TapCrankWheel(Tap):
             CrankWheelError: With a line for each that is invalid; not where the SDK asks for no
                 validation, as it does for discovery.
         """
-        self._warn_of_unknown_settings()
+        self._check_names_of_settings()
         settings, errors = read_settings(self.config)
         if errors and self._validate:
             raise CrankWheelError("\n".join(errors))
         return settings
 
-    def _warn_of_unknown_settings(self) -> None:
-        names = set(self.config)
+    def _check_names_of_settings(self) -> None:
+        variables: dict[str, str] = {}
         if self._parse_env_config:
             # Not the SDK's own, Meltano's, which begin with two underscores, and the sandbox's.
             variable = rf"{self.name}_(?!loglevel|sandbox_|_)(\w+)".replace("-", "_")
             found = (re.fullmatch(variable, name, re.IGNORECASE) for name in os.environ)
-            names |= {match[1].lower() for match in found if match}
+            variables = {match[1].lower(): os.environ[match[0]] for match in found if match}
         self.append_builtin_config(self.config_jsonschema)  # what the SDK offers for every tap
         known = self.config_jsonschema["properties"]
-        for name in sorted(names - known.keys()):
+        for name in variables.keys() & known.keys():
+            if "boolean" in known[name]["type"] and variables[name].lower() not in _BOOLEANS:
+                raise CrankWheelError(f"{name} has to be true or false.")
+        for name in sorted((variables.keys() | self.config.keys()) - known.keys()):
             near = difflib.get_close_matches(name, known, n=1)
             meant = f": did you mean {near[0]}?" if near else "."
             self.logger.warning("%s is not a setting of the tap, and is ignored%s", name, meant)
 
-    @cached_property
-    def run(self) -> RunContext:
-        """What the streams of this run share."""
-        return RunContext(self.settings, self._clock)
-
     @override
     def discover_streams(self) -> Sequence[Stream]:
+        self.run = RunContext(self.settings, self._clock)
         return [stream_type(self, self.run) for stream_type in STREAM_TYPES]
 
     @override
@@ -149,23 +161,23 @@ class TapCrankWheel(Tap):
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:
+        place = "bookmarks"
         try:
             for name, bookmark in state["bookmarks"].items() if state else ():
                 if name not in self.streams:
                     raise CrankWheelError(f"The state is another tap's: it has a stream {name}.")
+                place = f"{name}: {bookmark}"
                 if isinstance(self.streams[name], WindowedStream):
                     parse_date(bookmark.get("replication_key_value"))
                 endpoint = bookmark.pop("usage_endpoint", "usage")  # of an earlier snapshot
                 if endpoint not in {"usage", self.settings.usage_endpoint}:
-                    raise CrankWheelError(
-                        f"The state is of a run that read /{endpoint}: set usage_endpoint to "
-                        f"{endpoint}."
-                    )
+                    said = f"A run read /{endpoint} before: set usage_endpoint to {endpoint}."
+                    raise CrankWheelError(said)
             super().load_state(state)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise CrankWheelError(
-                'The state is broken: its form is {"bookmarks": {"users": {}}}. Restore it, or '
-                "remove it to read everything again (--full-refresh in Meltano)."
+                f'The state is broken ({place}): its form is {{"bookmarks": {{"users": {{}}}}}}. '
+                "Restore it, or remove it to read everything again (--full-refresh in Meltano)."
             ) from None
 
     @classmethod
@@ -196,15 +208,19 @@ def _one_line_errors() -> Iterator[None]:
         yield
     except (click.ClickException, click.exceptions.Exit):  # one line already, or no error at all
         raise
-    except BrokenPipeError:
-        raise CrankWheelError("The target has ended: look for its error in the log.") from None
     except (ConfigurationError, MappingError) as error:
         lines = getattr(error, "errors", [f"stream_maps: {error}"])
         raise CrankWheelError(" ".join(lines)) from None
     except Exception as error:
+        if isinstance(error, OSError) and error.errno and not error.filename:  # that of no file
+            said = f"Standard output cannot be written: {error.strerror}."
+            if error.errno in {errno.EPIPE, errno.EINVAL}:  # the second on Windows
+                said = "The target has ended: look for its error in the log."
+            raise CrankWheelError(said) from None
         frames = traceback.walk_tb(error.__traceback__)
-        modules = {frame.f_globals["__name__"] for frame, _ in frames}
-        for module, message in _CAUSES.items():
-            if module in modules:
-                raise CrankWheelError(message.format(kind=type(error).__name__)) from None
+        places = {f"{f.f_globals['__name__']}.{f.f_code.co_name}" for f, _ in frames}
+        for place, message in _CAUSES.items():
+            if any(name.startswith(place) for name in places):
+                kind = type(error).__name__
+                raise CrankWheelError(message.format(kind=kind, error=error)) from None
         raise

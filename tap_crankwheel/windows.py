@@ -76,8 +76,7 @@ def query(window: Window, margin: timedelta, now: datetime) -> dict[str, str]:
         now: A whole second, which no request reaches past: an API may refuse a range of the future.
     """
     start, end = window.start - margin, min(window.end + margin, now)
-    if end.microsecond:
-        end = end.replace(microsecond=0) + timedelta(seconds=1)
+    end += timedelta(microseconds=999_999)  # what is left of a second counts as one
     return {"from": f"{start:%Y-%m-%dT%H:%M:%SZ}", "to": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
 
 

@@ -88,7 +88,7 @@ def objects(stream: str, **needed: st.SearchStrategy[Any]) -> st.SearchStrategy[
 starts = st.sampled_from(["2026-08-30T20:00:30Z", 1788120030, "2026-08-30T20:00:30.5+05:30"])
 
 
-emails = st.sampled_from(["ann@example.com", "bob@example.com", "", "☃@example.com"])
+emails = st.sampled_from(["ann@example.com", "bob@example.com", "☃@example.com"])
 
 
 def assert_valid(stream: str, row: Row) -> None:

@@ -339,7 +339,8 @@ def run(folder: Path, config: object, *arguments: str, **files: object) -> CliRe
     """Run the command line in this process, with a file for --config, --state, --catalog."""
     for option, content in {"config": config, **files}.items():
         path = folder / f"{option}.json"
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        text = content if isinstance(content, str) else json.dumps(content, default=str)
+        path.write_bytes(content if isinstance(content, bytes) else text.encode())
         arguments += (f"--{option}", str(path))
     return command_line(*arguments)
 

@@ -311,7 +311,7 @@ def test_below_an_hour_a_refused_range_is_an_error(sandbox: Sandbox) -> None:
         ("users", 3, "the response is not an object"),
         ("users", {"errors": "no"}, "neither a list nor an object with one list"),
         ("users", {"a": [], "b": []}, "neither a list nor an object with one list"),
-        ("users", [], "an account has at least its owner"),
+        ("users", [], "an account has an owner"),
         ("users", ["ann@example.com"], "a user is not an object"),
         ("users", [{"email": 3}], "a user has no usable `email`"),
         ("users", {"users": [{"email": "a"}], "has_more": True}, "`has_more` says that there is"),

@@ -168,6 +168,12 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
             json.loads(body.decode(), parse_constant=int)
 
 
+@pytest.mark.parametrize("email", ["", " ", None])
+def test_a_user_without_an_email_ends_the_run(email: str | None) -> None:
+    with pytest.raises(InvalidPayloadError, match="a user has no usable `email`"):
+        p.users([{"email": "ann@example.com"}, {"email": email}])
+
+
 def test_a_byte_order_mark_is_left_out() -> None:
     assert p.rows("users", b'\xef\xbb\xbf[{"email": "a"}]')[0]["email"] == "a"
 

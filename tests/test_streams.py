@@ -129,7 +129,7 @@ def test_a_whole_period_is_requested(sandbox: Sandbox) -> None:
 def test_the_running_period_is_requested_up_to_now(sandbox: Sandbox) -> None:
     config, select = s.config_for(sandbox, start_date="2026-09-01"), ("account_stats", "demo_stats")
     s.sync(config, select=select, clock=s.FakeClock(s.NOW))
-    assert asked(sandbox, "usage") == [("08-31T23:59:59", "09-01T15:20:01")]
+    assert asked(sandbox, "usage") == [("08-31T23:59:59", "09-01T15:20:00")]
     assert asked(sandbox, "demo_usage") == [("09-01T00:00:00", "09-01T15:20:00")]
 
 

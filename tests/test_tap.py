@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from typing_extensions import override
 
 from tap_crankwheel.sandbox.server import API_KEY, Behaviour, Sandbox
 from tap_crankwheel.sandbox.tap import TapCrankWheelSandbox
@@ -64,12 +68,13 @@ DATE = "is not a date: write it as 2026-08-30 or"
         ({"start_date": "2026-08-02", "end_date": "2026-08-01"}, "end_date lies before start_date"),
         ({"timezone": "Mars/Olympus"}, "timezone is not an IANA time zone"),
         ({"timezone": "new_york"}, "such as Europe/Berlin or America/New_York."),
-        ({"timezone": "europe/Berlin"}, "write a name such as Europe/Berlin."),
+        ({"timezone": "europe/Berlin"}, "write, without quotes, a name such as Europe/Berlin."),
         ({"end_date": "9999-12-31T23:59:59-12:00"}, f"end_date {DATE}"),
         ({"start_date": "0001-01-01T00:00:00+12:00"}, f"start_date {DATE}"),
         ({"timezone": "../etc/passwd"}, "timezone is not an IANA time zone"),
-        ({"timezone": ""}, "timezone is not an IANA time zone"),
-        ({"stats_period": "year"}, "stats_period has to be one of hour, day, week, month."),
+        ({"stats_period": '"day"'}, "has to be without quotes, one of hour, day, week, month."),
+        ({"start_date": '"2026-08-01"'}, "or 2026-08-30T20:00:00Z, without quotes."),
+        ({"lookback_days": ""}, "lookback_days has to be of type integer."),
         ({"window_days": 0}, "window_days has to be at least 1"),
         ({"request_timeout": 9999}, "request_timeout has to be at most 3600"),
         ({"stream_maps": {"usage_sessions": {"webcam_s": 0}}}, "stream_maps.usage_sessions"),
@@ -78,7 +83,7 @@ DATE = "is not a date: write it as 2026-08-30 or"
         ({"stream_maps": {"users": {"mail": "__NULL__"}}}, "users has no field mail to remove"),
         ({"stream_maps": {"user*": {"mail": None}}}, "user* has no field mail to remove"),
         ({"flattening_enabled": True}, "flattening_max_depth is required"),
-        ({"api_url": "meeting.is/ss/api"}, "api_url is not a URL: write all of it, as https"),
+        ({"api_url": "meeting.is/ss/api"}, "api_url is not a URL: write it as https"),
         ({"api_url": "https://"}, "api_url is not a URL"),
         ({"api_url": "ftp://meeting.is"}, "api_url is not a URL"),
         ({"api_url": "https://[::1/x"}, "api_url is not a URL"),
@@ -98,17 +103,18 @@ def test_a_wrong_setting_is_one_line(
 
 
 CAUSES: dict[str, tuple[object, dict[str, object]]] = {
+    "codecs.decode": ({}, {"state": "{}".encode("utf-16")}),  # as PowerShell writes it
     "singer_sdk.configuration._dict_config": ("ENV", {}),
     "jsonschema.validators": ({"stream_maps": {"__else__": 5}}, {}),
     "singer_sdk.helpers._util": ("{", {}),
     "singer_sdk.singerlib.catalog": ({}, {"catalog": {"streams": [{}]}}),
-    "singer_sdk.helpers._flattening": (SHORT, {}),
+    "singer_sdk.helpers._flattening._flatten_schema": (SHORT, {}),
     "singer_sdk.mapper": ({"stream_maps": {"demo_requests": {"x": "md5(handled_by)"}}}, {}),
-    "singer_sdk.plugin_base": ([3], {}),
+    "singer_sdk.plugin_base.from_cli_args": ([3], {}),
 }
 
 
-@pytest.mark.parametrize("module", _CAUSES)
+@pytest.mark.parametrize("module", _CAUSES.keys() - {"singer_sdk.contrib.msgspec.write_message"})
 def test_what_the_sdk_lets_through_is_one_line(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
@@ -121,9 +127,63 @@ def test_what_the_sdk_lets_through_is_one_line(
     else:
         config = {**s.config_for(sandbox), **config} if isinstance(config, dict) else config
         result = s.run(tmp_path, config, **files)
-    message = _CAUSES[module].format(kind="AttributeError")
+    clash = "Duplicate column name produced in schema: pi__p-"
+    message = _CAUSES[module].format(kind="AttributeError", error=clash)
     assert s.error_line(result).endswith(f"| {message}")
     assert "seven" not in result.stderr
+
+
+class Broken(io.RawIOBase):
+    """What cannot be written to."""
+
+    number = 0
+
+    @override
+    def writable(self) -> bool:
+        return True
+
+    @override
+    def write(self, data: object, /) -> int:
+        if self.number:
+            raise OSError(self.number, os.strerror(self.number))
+        return memoryview(data).nbytes  # type: ignore[arg-type]
+
+
+TARGET_HAS_ENDED = "The target has ended: look for its error in the log."
+
+
+@pytest.mark.parametrize("action", [(), ("--discover",)], ids=str)
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "Standard output cannot be written: No space left on device."),
+        (errno.EPIPE, TARGET_HAS_ENDED),
+        (errno.EINVAL, TARGET_HAS_ENDED),  # on Windows
+        (0, "Standard output cannot be written: it is closed."),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    action: tuple[str, ...],
+    number: int,
+    message: str,
+) -> None:
+    (tmp_path / "config.json").write_text('{"api_key": "k"}')
+    raw, stderr = Broken(), io.StringIO()
+    stdout = io.TextIOWrapper(io.BufferedWriter(raw))
+    raw.number = number
+    monkeypatch.setattr(sys, "stdout", stdout if number else None)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with pytest.raises(SystemExit) as ended:
+        s.QuickTap.cli(["--config", str(tmp_path / "config.json"), *action])
+    raw.number = 0
+    stdout.close()
+    if action and not number:  # then Python's own print is silent
+        return
+    assert ended.value.code == 1
+    assert "Traceback" not in stderr.getvalue()
+    assert stderr.getvalue().splitlines()[-1].endswith(f"| {message}")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +191,7 @@ def test_what_the_sdk_lets_through_is_one_line(
     [
         ("not python", "stream_maps: Failed to evaluate"),
         ("md5(config['salt'])", "(KeyError): perhaps a field in it is null, or a value of stream"),
+        ("prospect_info['prospect-x']", "or a question is not in custom_questions."),
     ],
 )
 def test_a_stream_map_that_fails_is_one_line(run: Run, expression: str, message: str) -> None:
@@ -178,6 +239,57 @@ def test_a_variable_that_cannot_be_read_is_one_line(
     monkeypatch.setenv("TAP_CRANKWHEEL_WINDOW_DAYS", "seven")
     line = s.error_line(s.command_line("--config", "ENV", action))
     assert "An environment variable cannot be read" in line
+
+
+TEXTS = ("START_DATE", "END_DATE", "TIMEZONE", "STATS_PERIOD", "USAGE_ENDPOINT", "API_URL")
+
+
+@pytest.mark.parametrize("name", [*TEXTS, "CUSTOM_QUESTIONS"])
+@pytest.mark.parametrize("empty", ["", " \r\n"])
+def test_a_text_that_is_empty_is_not_set(
+    monkeypatch: pytest.MonkeyPatch, name: str, empty: str
+) -> None:
+    unset = TapCrankWheel(config={"api_key": "k"}).settings
+    monkeypatch.setenv(f"TAP_CRANKWHEEL_{name}", empty)
+    assert TapCrankWheel(config={"api_key": "k"}, parse_env_config=True).settings == unset
+
+
+def test_white_space_around_a_text_is_not_part_of_it() -> None:
+    given = {"timezone": "Europe/Berlin", "stats_period": "week", "start_date": "2026-08-30"}
+    spaced = {name: f" {text}\r\n" for name, text in given.items()}
+    (one, other) = (TapCrankWheel(config={"api_key": "k", **x}).settings for x in (given, spaced))
+    assert one == other
+
+
+@pytest.mark.parametrize("text", ["", "true\n", "TRUE ", '"true"'])
+def test_a_variable_that_is_neither_true_nor_false_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """The SDK takes it for false: removed users would never be marked."""
+    monkeypatch.setenv("TAP_CRANKWHEEL_API_KEY", "k")
+    monkeypatch.setenv("TAP_CRANKWHEEL_EMIT_ACTIVATE_VERSION_MESSAGES", text)
+    line = s.error_line(s.command_line("--config", "ENV", "--test"))
+    assert line.endswith("emit_activate_version_messages has to be true or false.")
+
+
+LONG_ID = "how-many-people-on-your-team-would-use-screen-sharing-every-single-week"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stream_maps": {"demo_requests": {"prospect_info__prospect-email": "md5('x')"}}},
+        {
+            "custom_questions": [f"{LONG_ID}-a", f"{LONG_ID}-b"],
+            "flattening_max_key_length": 63,
+        },
+    ],
+    ids=str,
+)
+def test_columns_of_one_name_are_named(run: Run, settings: s.Row) -> None:
+    flat = {"flattening_enabled": True, "flattening_max_depth": 1}
+    line = s.error_line(run(**flat, **settings))
+    assert re.search(r"Duplicate column name produced in schema: p\S+\. Raise flattening_max", line)
 
 
 @pytest.mark.parametrize("name", ["CUSTOM_QUESTIONS", "STREAM_MAPS", "STREAM_MAP_CONFIG"])
@@ -247,19 +359,20 @@ def test_batch_is_neither_offered_nor_done(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (s.state_at(usage_sessions="soon"), "The state is broken"),
+        (s.state_at(usage_sessions="soon"), "The state is broken (usage_sessions: {"),
+        (s.state_at(usage_sessions="soon"), "'replication_key_value': 'soon'})"),
         ({"bookmarks": {"usage_sessions": {"replication_key_value": 5}}}, "The state is broken"),
         ({"bookmarks": {"usage_sessions": "2026-08-30"}}, "The state is broken"),
         ({"bookmarks": ["usage_sessions"]}, "The state is broken"),
         (s.state_at(usage_sessions="9999-12-31T23:59:59-12:00"), "The state is broken"),
         (s.state_at(account_stats="0001-01-01T00:00:00Z"), "The state is broken"),
-        (["usage_sessions"], "--config, --catalog or --state does not name a JSON file."),
+        (["usage_sessions"], "--state does not name a file that holds a JSON object."),
         ({"type": "STATE", "value": {"bookmarks": {}}}, "The state is broken"),
         (
             {"bookmarks": {"contacts": {"lastmodified": "2026"}}},
             "another tap's: it has a stream contacts.",
         ),
-        ("{", "--config, --catalog or --state does not name a JSON file."),
+        ("{", "--config, --catalog or --state does not name a file that holds a JSON object."),
     ],
 )
 def test_a_broken_state_is_one_line(
