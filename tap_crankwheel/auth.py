@@ -8,8 +8,8 @@ from singer_sdk.authenticators import APIKeyAuthenticator
 class CrankWheelAuthenticator(APIKeyAuthenticator):
     """Sends the API key, raw, after the word Basic.
 
-    That is not RFC 7617: the API responds with 401 to a key in base64 (docs, and two clients that
-    were run against it).
+    That is not RFC 7617: the API answers 401 to a key in base64 (docs, and two clients that were
+    run against it).
 
     Args:
         api_key: The key from the API tab of a CrankWheel account.
