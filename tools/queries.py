@@ -23,12 +23,17 @@ _QUERY = re.compile(
     r"(?:\n(?:\|.*\n)+)?"
     r"(?P<chart>\n!\[(?P<title>.*)\]\((?P<file>.*)\)\n)?"
 )
+# One gray that can be read on a bright page and on a dark one; the page shows through.
+_GRAY = "#7b7b7b"
+_COLORS = ("foreground", "foreground_strong", "foreground_subtle")
 _STYLE = Style(
-    background="white",
-    plot_background="white",
+    background="transparent",
+    plot_background="transparent",
     colors=("#3b6ea5", "#a9c4e0"),
+    value_colors=(_GRAY, _GRAY),
     font_family="sans-serif",
     opacity="1",
+    **dict.fromkeys(_COLORS, _GRAY),
     **dict.fromkeys(
         ("label_font_size", "major_label_font_size", "value_font_size", "title_font_size"), 14
     ),

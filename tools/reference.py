@@ -41,9 +41,8 @@ _BUILT_IN = ("stream_map", "faker", "flattening")
 LONG = 30  # rows, from which on a table is folded
 STREAMS = TapCrankWheel(config={"api_key": "none"}).streams
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 {height}">
-<style>text {{ font: 13px sans-serif; fill: #1f2328 }} path {{ stroke: #57606a }}
-.key {{ font-weight: bold }} .name {{ font-size: 16px }}</style>
-<rect width="700" height="{height}" fill="#fff"/>
+<style>text {{ font: 13px sans-serif; fill: #7b7b7b }} path {{ stroke: #7b7b7b }}
+[class] {{ fill: #1f2328 }} .key {{ font-weight: bold }} .name {{ font-size: 16px }}</style>
 {parts}</svg>
 """
 
@@ -185,7 +184,7 @@ def joins() -> list[tuple[str, str, str]]:
 def diagram() -> str:
     """Return an SVG: on the left what others join, on the right what joins it, and by what.
 
-    It has a background of its own, so that it can be read on a dark page too.
+    The page shows through; its gray can be read on a bright one and on a dark one.
     """
     parts, middles, below = [], dict[str, float](), 20.0
     own = {name: [join for join in joins() if join[1] == name] for name in STREAMS}
