@@ -182,7 +182,9 @@ def test_nothing_is_lost_at_the_newest_edge_and_nothing_asked_beyond_it(
     assert row["meetings"] >= len(found)
 
 
-@pytest.mark.parametrize(("period", "requests"), [("day", 23), ("hour", 391)])
+@pytest.mark.parametrize(
+    ("period", "requests"), [("day", 23), pytest.param("hour", 391, marks=pytest.mark.slow)]
+)
 def test_a_daily_run_requests_no_more_than_the_lookback_needs(
     sandbox: Sandbox, period: str, requests: int
 ) -> None:

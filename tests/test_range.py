@@ -17,9 +17,13 @@ LISTS = ("usage_sessions", "demo_requests")
 WINDOWED = (*LISTS, "account_stats", "agent_stats", "demo_stats")
 NOW = s.NOW
 DAY, SIX_DAYS = timedelta(days=1), timedelta(days=6)
-CASES = [
+CASES: list[Any] = [
     *((stream, {"window_days": days}) for stream in LISTS for days in (1, 7)),
-    *((x, {"stats_period": unit}) for x in WINDOWED[2:] for unit in ("hour", "day", "week")),
+    *((x, {"stats_period": unit}) for x in WINDOWED[2:] for unit in ("day", "week")),
+    *(
+        pytest.param(x, {"stats_period": "hour"}, marks=pytest.mark.slow)  # hundreds of requests
+        for x in WINDOWED[2:]
+    ),
 ]
 
 Item = tuple[datetime, datetime | None]  # when it starts and ends; None: it never does
@@ -115,7 +119,9 @@ def test_an_ignored_range_ends_the_run_in_a_short_history_too(stream: str, setti
                 assert "The server ignores the range: perhaps something" in message
 
 
-@pytest.mark.parametrize("days", [29, 30, 33, 35, 60, 200])
+@pytest.mark.parametrize(
+    "days", [30, 60, *(pytest.param(days, marks=pytest.mark.slow) for days in (29, 33, 35, 200))]
+)
 @pytest.mark.parametrize("stream", WINDOWED)
 @pytest.mark.parametrize("settings", [{}, {"window_days": 366, "stats_period": "month"}], ids=str)
 def test_an_ignored_range_ends_the_run_in_a_long_history(

@@ -41,10 +41,10 @@ def test_everything_arrives_once_in_each_run_of_a_tap(
 
 @pytest.mark.parametrize("select", ["start", "end", "overlap"])
 @pytest.mark.parametrize("inclusive", list(itertools.product([True, False], repeat=2)), ids=str)
-@pytest.mark.parametrize("order", ["start", "reverse", "shuffled"])
 def test_everything_arrives_once_however_the_api_selects(
-    select: str, inclusive: tuple[bool, bool], order: str
+    select: str, inclusive: tuple[bool, bool]
 ) -> None:
+    order = {"start": "start", "end": "reverse", "overlap": "shuffled"}[select]
     behaviour = Behaviour(select=select, inclusive=inclusive, order=order, wrap_users=True)
     with Sandbox(s.small_account(days=8), behaviour).running() as sandbox:
         records = s.sync(s.config_for(sandbox, window_days=1)).records

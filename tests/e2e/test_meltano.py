@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.conftest import Project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("meltano")]
 
 
 def environment(sandbox: Sandbox) -> dict[str, str]:

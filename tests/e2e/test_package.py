@@ -22,7 +22,7 @@ from tests.e2e.conftest import ROOT, Project
 from tests.e2e.test_meltano import check_account
 from tests.test_docs import blocks
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("package")]
 
 MINORS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 

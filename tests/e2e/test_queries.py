@@ -27,7 +27,7 @@ from tools.queries import QUERIES, render
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("meltano")]
 
 QUESTIONS = dict(section.split("\n", 1) for section in QUERIES.read_text().split("\n## ")[1:])
 # The columns' types, which the tests of the targets check; other kinds have one name in both.

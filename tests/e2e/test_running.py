@@ -21,7 +21,7 @@ from tests.support import STREAMS, Row, ScriptedSandbox
 if TYPE_CHECKING:
     from tests.e2e.conftest import Project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("meltano")]
 OFTEN = "  config:\n      batch_size_rows: 50\n      filepath:"  # confirm every 50 rows
 RUN = ("run", "tap-crankwheel", "target-duckdb")
 

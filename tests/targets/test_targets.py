@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.support import Row
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("targets")]
 
 CASES = [
     pytest.param(target, mode, id=f"{target.name}-{mode}")

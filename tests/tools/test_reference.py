@@ -4,6 +4,7 @@ import json
 import re
 from xml.etree import ElementTree as ET
 
+import pytest
 import yaml
 
 from tap_crankwheel.sandbox.account import Account
@@ -22,6 +23,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow  # a hook of pre-commit does the same
 def test_what_is_written_from_the_tap_is_current() -> None:
     for path, text in render().items():
         assert path.read_text() == text, "run: uv run python tools/reference.py"
