@@ -36,6 +36,11 @@ STREAMS = (
 )  # fmt: skip
 
 
+def slow(*values: Any) -> list[Any]:
+    """Return parameters whose tests are slow, beside some of their kind that are not."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 class FakeClock:
     """A clock on which waiting takes no time.
 

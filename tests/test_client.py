@@ -188,7 +188,7 @@ def one_at_a_time() -> Callable[[], str | None]:
 
 
 @pytest.mark.parametrize("limit", ["1 a second", "20 a minute", "1 at a time"])
-@pytest.mark.parametrize("parallel", [4, 10])
+@pytest.mark.parametrize("parallel", [4, *s.slow(10)])
 def test_a_backfill_passes_a_rate_limit(
     sandbox: Sandbox, clock: s.FakeClock, limit: str, parallel: int
 ) -> None:

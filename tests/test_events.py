@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import Row, ScriptedSandbox, config_for, sync
+from tests.support import Row, ScriptedSandbox, config_for, slow, sync
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -55,7 +55,7 @@ SELECTS: dict[str, Selects] = {
 @pytest.mark.parametrize("stream", ["usage_sessions", "demo_requests"])
 @pytest.mark.parametrize("by", SELECTS)
 @pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "without id"])
-@pytest.mark.parametrize("window_days", [1, 7])
+@pytest.mark.parametrize("window_days", [1, *slow(7)])
 def test_every_event_once(
     stream: str,
     by: str,
@@ -84,7 +84,7 @@ def test_every_event_once(
     assert len({row["id"] for row in rows}) == len(items)
 
 
-@pytest.mark.parametrize("stream", ["usage_sessions", "demo_requests"])
+@pytest.mark.parametrize("stream", ["usage_sessions", *slow("demo_requests")])
 @pytest.mark.parametrize("by", SELECTS)
 @pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "without id"])
 def test_an_event_that_lasts_for_a_month_comes_once(

@@ -24,6 +24,7 @@ from tests.support import (
     canonical,
     check_events,
     config_for,
+    slow,
     small_account,
     sync,
 )
@@ -139,7 +140,7 @@ class Gate:
             self.open.wait(60)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT)])
 def test_a_signal_ends_a_run_that_waits_at_once(
     sandbox: Sandbox,
     tmp_path: Path,

@@ -8,7 +8,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tap_crankwheel import payloads
@@ -128,6 +128,7 @@ def test_users_come_as_a_list_or_wrapped() -> None:
     assert p.users({"count": 1, "user_access": listed}) == expected
 
 
+@settings(max_examples=50)
 @given(
     p.objects("usage_sessions", start_date=p.starts, email=p.emails),
     p.objects("demo_requests", start_ts=p.starts),

@@ -119,9 +119,7 @@ def test_an_ignored_range_ends_the_run_in_a_short_history_too(stream: str, setti
                 assert "The server ignores the range: perhaps something" in message
 
 
-@pytest.mark.parametrize(
-    "days", [30, 60, *(pytest.param(days, marks=pytest.mark.slow) for days in (29, 33, 35, 200))]
-)
+@pytest.mark.parametrize("days", [30, *s.slow(29, 33, 35, 60, 200)])
 @pytest.mark.parametrize("stream", WINDOWED)
 @pytest.mark.parametrize("settings", [{}, {"window_days": 366, "stats_period": "month"}], ids=str)
 def test_an_ignored_range_ends_the_run_in_a_long_history(

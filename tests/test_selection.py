@@ -18,6 +18,7 @@ from tests.support import (
     captured,
     config_for,
     expected_requests,
+    slow,
     sync,
 )
 
@@ -54,7 +55,7 @@ def test_deselecting_prospect_info_removes_all_of_it(sandbox: Sandbox) -> None:
     assert "prospect" not in "".join(lines)
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("depth", [1, *slow(0, 2)])
 @pytest.mark.parametrize("questions", [[], ["team-size", "has-crm"]], ids=["none", "named"])
 def test_flattened_rows_have_the_columns_of_their_schema(
     sandbox: Sandbox, depth: int, questions: list[str]

@@ -217,7 +217,7 @@ def check_sums(warehouse: s.Warehouse, since: str) -> int:
 @pytest.mark.parametrize(
     ("unit", "zone", "counted"),
     [
-        ("hour", "Asia/Kolkata", 25),
+        pytest.param("hour", "Asia/Kolkata", 25, marks=pytest.mark.slow),
         ("day", "UTC", 25),
         ("day", "Pacific/Auckland", 25),
         ("week", "Europe/Berlin", 10),
