@@ -85,7 +85,7 @@ def test_permanent_faults_end_the_run(sandbox: Sandbox, retry_waits: Waits, faul
     [
         ("400", "400 Bad Request: it refuses the request"),
         ("401", "GET /user_access: the API responded 401 Unauthorized: it rejects the key"),
-        ("403", "403 Forbidden: the key may not read this"),
+        ("403", "administrator created. If it could before, the API may limit requests: run again"),
         ("404", "404 Not Found: there is no such address: check api_url"),
         ("418", "418 I'm a Teapot: the tap does not expect this: check api_url"),
         ("redirect:http://[::1", "is not valid HTTP (ValueError)"),
@@ -290,6 +290,7 @@ def test_below_an_hour_a_refused_range_is_an_error(sandbox: Sandbox) -> None:
     message = error_of(sandbox, "usage_sessions", start_date="2026-08-31", window_days=1)
     assert "GET /usage for 2026-08-31 00:00 to 2026-08-31 00:45 UTC: " in message
     assert "400 Bad Request: it refuses the request. If its range lies too far" in message
+    assert "If it ends now, check this machine's clock." in message
 
 
 # --- payloads ------------------------------------------------------------------------------------

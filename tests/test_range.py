@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -260,8 +261,10 @@ def test_how_many_requests_have_to_be_answered_to_notice_it(
         history.now = NOW + DAY
         later: Any = {"state": state, "select": (stream,), "clock": s.FakeClock(history.now)}
         if noticed:
-            with pytest.raises(CrankWheelError, match="ignores the range"):
+            with pytest.raises(CrankWheelError, match="ignores the range") as caught:
                 s.sync(config, **later)
+            outside, of = re.findall(r"(\d+) of (\d+) items", caught.value.message)[0]
+            assert 1 < int(outside) <= int(of)
         else:
             s.sync(config, **later)
 
