@@ -187,7 +187,9 @@ def load(project: Project, sandbox: Sandbox, url: str, *arguments: str) -> dict[
         }
 
 
-def test_an_account_into_postgres_twice(project: Project, sandbox: Sandbox, postgres: str) -> None:
+def test_an_account_into_postgres_twice(
+    project: Project, sandbox: Sandbox, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = load(project, sandbox, postgres, "--state-id-suffix=twice")
     check_account(first, sandbox.account)
     running = [s["id"] for s in first["usage_sessions"] if s["session_ended"] is False]
@@ -215,6 +217,11 @@ def test_an_account_into_postgres_twice(project: Project, sandbox: Sandbox, post
     sandbox.account.fixed_now = NOW + timedelta(hours=20)
     sandbox.account.days += 1
     sandbox.requests.clear()
+    with psycopg.connect(postgres) as connection:  # whose server is in New York
+        role = "alter role postgres in database warehouse set timezone to 'Asia/Kolkata'"
+        connection.execute(role)
+    for name in ("PGTZ", "TZ"):
+        monkeypatch.setenv(name, "Europe/Berlin")
     second = load(project, sandbox, postgres, "--state-id-suffix=twice")
     gone = [user for user in second["users"] if user["_sdc_deleted_at"] is not None]
     assert [user["email"] for user in gone] == ["agent2@example.com"]

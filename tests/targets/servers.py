@@ -105,6 +105,8 @@ def postgres(*_: Path) -> Iterator[str]:
         try:
             with psycopg.connect(server.get_uri(), autocommit=True) as connection:
                 connection.execute("create schema crankwheel")
+                # As on a machine there, whose zone `initdb` takes. In UTC nobody sees a conversion.
+                connection.execute("alter role all set timezone to 'America/New_York'")
             yield server.get_uri()
         finally:
             server.cleanup()
