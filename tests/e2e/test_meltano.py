@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -230,6 +231,27 @@ def test_an_account_into_postgres_twice(
     finished = {s["id"]: s["session_ended"] for s in second["usage_sessions"]}
     assert all(finished[number] for number in running)
     assert len(sandbox.requests) == 23  # with state: the lookback, not the history
+
+    (query,) = blocks("docs/targets.md", "sql")
+    with psycopg.connect(postgres, options="-c search_path=crankwheel") as connection:
+        assert connection.execute(query.encode()).fetchone() == (0,)
+        for column in ("period_start", "_sdc_received_at"):
+            shifted = f"update account_stats set {column} = {column} + interval '1 hour'"  # noqa: S608
+            connection.execute(shifted.encode())
+            assert connection.execute(query.encode()).fetchone() == (len(second["account_stats"]),)
+            connection.rollback()
+
+
+def test_the_readmes_command_sets_what_meltano_yml_does(project: Project, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (command,) = re.findall("`meltano (config set target-postgres .*?)`", readme)
+    copied, path = project.copy(tmp_path), tmp_path / "meltano.yml"
+    document = yaml.safe_load(path.read_text())
+    loader = next(x for x in document["plugins"]["loaders"] if x["name"] == "target-postgres")
+    path.write_text(yaml.safe_dump(document | {"plugins": {"loaders": [{**loader, "env": {}}]}}))
+    copied.meltano(*command.split())
+    (found,) = yaml.safe_load(path.read_text())["plugins"]["loaders"]
+    assert found == loader
 
 
 def test_questions_become_columns_in_postgres(

@@ -35,7 +35,7 @@ def cells(target: Target, venvs: Path) -> tuple[list[str], bool]:
         as_known &= right or mode not in target.modes
     zones = "right" if target.modes else "-"
     if target.second == "not tried":
-        zones = "right (process)"
+        zones = "process"
     if target.mend:
         zones = "mended"
         as_known &= not attempt(target.modes[-1], mended=False)
