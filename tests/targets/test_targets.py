@@ -42,7 +42,7 @@ def test_a_target_holds_what_the_tap_sent(
 
 
 def test_a_target_is_tried_where_it_has_to_convert(venvs: Path, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="e/20/gkpj"):  # SQLAlchemy on `IntegrityError`
+    with pytest.raises(AssertionError, match="gkpj"):  # SQLAlchemy's IntegrityError
         try_target(TARGETS[0], "plain", venvs, tmp_path, mended=False)
 
 
