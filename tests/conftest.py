@@ -29,7 +29,7 @@ settings.load_profile("default")
 
 # What is set on the machine is none of the tests' business.
 for name in list(os.environ):
-    if name.startswith("TAP_CRANKWHEEL") or name.upper().endswith("PROXY"):
+    if name.startswith(("TAP_CRANKWHEEL", "PG")) or name.upper().endswith("PROXY"):
         del os.environ[name]
 
 

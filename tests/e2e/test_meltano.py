@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -187,7 +188,9 @@ def load(project: Project, sandbox: Sandbox, url: str, *arguments: str) -> dict[
         }
 
 
-def test_an_account_into_postgres_twice(project: Project, sandbox: Sandbox, postgres: str) -> None:
+def test_an_account_into_postgres_twice(
+    project: Project, sandbox: Sandbox, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = load(project, sandbox, postgres, "--state-id-suffix=twice")
     check_account(first, sandbox.account)
     running = [s["id"] for s in first["usage_sessions"] if s["session_ended"] is False]
@@ -215,6 +218,11 @@ def test_an_account_into_postgres_twice(project: Project, sandbox: Sandbox, post
     sandbox.account.fixed_now = NOW + timedelta(hours=20)
     sandbox.account.days += 1
     sandbox.requests.clear()
+    with psycopg.connect(postgres) as connection:  # whose server is in New York
+        role = "alter role postgres in database warehouse set timezone to 'Asia/Kolkata'"
+        connection.execute(role)
+    for name in ("PGTZ", "TZ"):
+        monkeypatch.setenv(name, "Europe/Berlin")
     second = load(project, sandbox, postgres, "--state-id-suffix=twice")
     gone = [user for user in second["users"] if user["_sdc_deleted_at"] is not None]
     assert [user["email"] for user in gone] == ["agent2@example.com"]
@@ -223,6 +231,27 @@ def test_an_account_into_postgres_twice(project: Project, sandbox: Sandbox, post
     finished = {s["id"]: s["session_ended"] for s in second["usage_sessions"]}
     assert all(finished[number] for number in running)
     assert len(sandbox.requests) == 23  # with state: the lookback, not the history
+
+    (query,) = blocks("docs/targets.md", "sql")
+    with psycopg.connect(postgres, options="-c search_path=crankwheel") as connection:
+        assert connection.execute(query.encode()).fetchone() == (0,)
+        for column in ("period_start", "_sdc_received_at"):
+            shifted = f"update account_stats set {column} = {column} + interval '1 hour'"  # noqa: S608
+            connection.execute(shifted.encode())
+            assert connection.execute(query.encode()).fetchone() == (len(second["account_stats"]),)
+            connection.rollback()
+
+
+def test_the_readmes_command_sets_what_meltano_yml_does(project: Project, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (command,) = re.findall("`meltano (config set target-postgres .*?)`", readme)
+    copied, path = project.copy(tmp_path), tmp_path / "meltano.yml"
+    document = yaml.safe_load(path.read_text())
+    loader = next(x for x in document["plugins"]["loaders"] if x["name"] == "target-postgres")
+    path.write_text(yaml.safe_dump(document | {"plugins": {"loaders": [{**loader, "env": {}}]}}))
+    copied.meltano(*command.split())
+    (found,) = yaml.safe_load(path.read_text())["plugins"]["loaders"]
+    assert found == loader
 
 
 def test_questions_become_columns_in_postgres(

@@ -1,4 +1,8 @@
-"""Loads two runs of the tap into a target, and compares what it holds with the tap's rows."""
+"""Loads two runs of the tap into a target, and compares what it holds with the tap's rows.
+
+The second is loaded in another time zone. Both hold the night in which the first one's clocks go
+back, by the hour.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +82,7 @@ class Target:
             second are cut, or their `microseconds` to four decimals.
         added: What the names of the columns begin with that it adds.
         types: As what values are read back.
+        mend: What to tell the server, so that timestamps are right in any time zone.
         quick: Whether the tests try it too.
     """
 
@@ -98,6 +103,7 @@ class Target:
     loses: tuple[str, ...] = ()
     added: tuple[str, ...] = ("_sdc",)
     types: str = ""
+    mend: str = ""
     quick: bool = False
 
 
@@ -107,8 +113,8 @@ TARGETS = [Target(**target) for target in DECLARED]
 
 # --- the tap's side ------------------------------------------------------------------------------
 
-#: A moment at which a session runs and a demo request waits.
-FIRST = datetime(2026, 9, 1, 11, 40, tzinfo=timezone.utc)
+#: A moment at which a session runs and a demo request waits. New York's clocks went back a day ago.
+FIRST = datetime(2026, 11, 2, 11, tzinfo=timezone.utc)
 
 #: What agents may be called where a target has to get the text right.
 NAMES = ("", "Tab\there", "Two\nlines", 'Quote " and, comma', "Back\\slash", "null", "Zoë ☃")
@@ -142,6 +148,7 @@ def looks(mode: str, settings: str = "{}") -> tuple[Output, Output]:
     flat = {"flattening_enabled": True, "flattening_max_depth": 1} if mode == "flat" else {}
     with Sandbox(account).running() as sandbox:
         config = config_for(sandbox, custom_questions=["team-size"], **flat, **json.loads(settings))
+        config["stats_period"] = "hour"
         del config["end_date"]
         first = sync(config, clock=FakeClock(FIRST))
         account.fixed_now = FIRST + timedelta(days=1)
@@ -167,7 +174,9 @@ def schemas(look: Output) -> dict[str, Row]:
 # --- the target's side ---------------------------------------------------------------------------
 
 
-def try_target(target: Target, mode: str, venvs: Path, folder: Path) -> None:
+def try_target(
+    target: Target, mode: str, venvs: Path, folder: Path, *, mended: bool = True
+) -> None:
     """Load both runs into a target, and compare after each; fail with the first difference."""
     commands, *_ = install(target.name, venvs, target.needs, target.pythons)
     both = looks(mode, json.dumps(target.settings))
@@ -177,14 +186,18 @@ def try_target(target: Target, mode: str, venvs: Path, folder: Path) -> None:
     with serve(folder, commands) as url:
         names: Row = {"folder": folder, "url": url, "rest": url.partition(":")[2]}
         names["host"] = "".join(parse_qs(urlsplit(url).query).get("host", []))
-        for load, look in enumerate(both, start=1):
+        for load, (look, zone) in enumerate(zip(both, servers.ZONES, strict=True), start=1):
+            servers.move(target.server, url, zone)
+            if target.mend and mended:
+                servers.tell(target.server, url, target.mend)
             config = folder / "config.json"
             settings = json.dumps(target.config)
             for key, value in {**names, "load": load}.items():
                 settings = settings.replace(f"{{{key}}}", str(value))
             config.write_text(settings)
             text = "\n".join([*look.lines, ""])
-            printed = call(commands / name, *arguments, "--config", config, cwd=folder, stdin=text)
+            started = ("env", f"TZ={zone}", str(commands / name), *arguments)
+            printed = call(*started, "--config", config, cwd=folder, stdin=text)
             with (folder / "output").open("a") as output:
                 output.write(printed)
             read = getattr(readers, f"from_{target.read}")

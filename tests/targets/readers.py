@@ -62,7 +62,8 @@ def from_sqlite(folder: Path, stream: str) -> list[Row]:
 
 
 def from_clickhouse(url: str, stream: str) -> list[Row]:
-    query = f"select * from {stream} final format JSONEachRow"  # noqa: S608
+    rows = f"select * from {stream} final format JSONEachRow"  # noqa: S608
+    query = f"{rows} settings session_timezone = 'UTC'"
     return json_lines(requests.post(url, data=query, timeout=60).text)
 
 

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 PYTHONS = ("3.11", "3.12", "3.10", "3.13")
 
 
+#: Where servers stand, and targets run: of two loads, each in another. In UTC no conversion shows.
+ZONES = ("America/New_York", "Asia/Kolkata")
+
+#: How a database is moved to another time zone, for all sessions to come.
+MOVES = {
+    "postgres": "alter role all set timezone to '{}'",
+    "clickhouse": "set session_timezone = '{}'",
+}
+
+
 class Unavailable(Exception):  # noqa: N818 - it ends no run
     """A target or its server cannot be had on this machine."""
 
@@ -105,9 +115,23 @@ def postgres(*_: Path) -> Iterator[str]:
         try:
             with psycopg.connect(server.get_uri(), autocommit=True) as connection:
                 connection.execute("create schema crankwheel")
+            move("postgres", server.get_uri(), ZONES[0])
             yield server.get_uri()
         finally:
             server.cleanup()
+
+
+def tell(server: str, url: str, statement: str) -> None:
+    """Have a database carry out a statement."""
+    if server == "postgres":
+        with psycopg.connect(url) as connection:
+            connection.execute(statement.encode())
+    elif statement:
+        requests.post(url, data=statement, timeout=60).raise_for_status()
+
+
+def move(server: str, url: str, zone: str) -> None:
+    tell(server, url, MOVES.get(server, "").format(zone))
 
 
 @contextmanager
@@ -155,5 +179,6 @@ def mysql(folder: Path, _: Path) -> Iterator[str]:
 def clickhouse(folder: Path, commands: Path) -> Iterator[str]:
     (folder / "clickhouse.xml").write_text(NULLABLE_KEYS)
     place, port = f"{folder / 'db'}?config-file={folder / 'clickhouse.xml'}", free_port()
-    with process(commands / "python", "-c", CLICKHOUSE, str(port), place, port=port):
+    python = ("env", f"TZ={ZONES[0]}", commands / "python", "-c", CLICKHOUSE)
+    with process(*python, str(port), place, port=port):
         yield f"http://127.0.0.1:{port}"

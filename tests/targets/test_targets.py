@@ -41,6 +41,11 @@ def test_a_target_holds_what_the_tap_sent(
         pytest.skip(str(error))
 
 
+def test_a_target_is_tried_where_it_has_to_convert(venvs: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="gkpj"):  # SQLAlchemy's IntegrityError
+        try_target(TARGETS[0], "plain", venvs, tmp_path, mended=False)
+
+
 @pytest.mark.parametrize("mode", ["plain", "flat"])
 def test_the_output_passes_singer_check_tap(mode: str, venvs: Path, tmp_path: Path) -> None:
     commands, *_ = install("singer-tools", venvs)
