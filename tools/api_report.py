@@ -1,11 +1,15 @@
-"""Prints how the API of an account behaves: `uv run --env-file .env python tools/api_report.py`.
+"""Prints how the API of an account behaves, in Markdown: only counts, names of fields and forms.
 
-It reads the environment, or `--config FILE`, as the tap does. It sends the tap's own requests: only
-GET, one at a time, about 50. It prints Markdown that holds no value of the account.
+To run it: `uv run --no-dev --env-file .env python tools/api_report.py`. It reads the environment,
+or `--config FILE`, as the tap does. It only sends GET, one request at a time, 50 to 65 of them.
 
 How a range selects is found by elimination. `WAYS` are all the ways of selecting that a server may
 plausibly have. Each response rules out the ways that would have listed other items. A row tells
 what all ways that are left have in common. The ranges are those that rule out the most.
+
+A server may also select by a time that it does not send, such as when it wrote an item. That looks
+much like times that are cut to the minute or the hour. So what the ways have in common is only told
+once such a time is ruled out too.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import signal
 from collections import Counter
 from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
@@ -32,7 +37,7 @@ from tap_crankwheel.tap import TapCrankWheel, _one_line_errors
 from tap_crankwheel.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     import requests
 
@@ -45,25 +50,29 @@ UNKNOWN, NOT_HERE, NO_RESPONSE = "cannot be told", "-", "no response"
 HOUR, DAY = 3600, 86_400  # seconds
 MONTH, YEAR = 28 * DAY, 365 * DAY
 PROBES = 7  # ranges of each endpoint that are chosen by what is known so far
+CHECKS = 4  # more of them, if times seem to be cut
 STRIDE = 11  # of the ranges, one in so many is weighed at a time
 CHOSEN = 6  # items that these ranges are laid around
-MANY = 30  # fewer items may fit a way of selecting by chance
+MANY = 12  # fewer items may fit a way of selecting by chance
+SURE = 2  # so many items have to rule out that the API selects by times that it does not send
 FEW = 5  # of fewer objects, a name that the tap does not know is not printed
 
 SESSION_ROWS = [
-    "same ids as /usage", "without session_id", "a running session's end_date is",
-    "never ended, longest",
+    "same ids as /usage", "without session_id", "sharing a session_id",
+    "a running session's end_date is", "never ended, longest",
 ]  # fmt: skip
-REQUEST_ROWS = ["last event before start", "longest after it"]
+REQUEST_ROWS = ["last event before start", "longest after it", "sharing a start and a page"]
 ROWS = [
-    "status", "items in 28 days", "looks at the range", "exact to the", "selects by",
-    "from is inclusive", "to is inclusive", "weeks hold what the month holds", "without a range",
-    "a year ago", "a year in one request", "asked to wait", *SESSION_ROWS, *REQUEST_ROWS,
+    "status", "28 days", "28 days, by weeks", "weeks hold what the month holds",
+    "a year in one request", "a year ago", "without a range", "looks at the range", "selects by",
+    "exact to the", "days begin at", "from is inclusive", "to is inclusive", "asked to wait",
+    "emails in /user_access", *SESSION_ROWS, *REQUEST_ROWS,
 ]  # fmt: skip
 #: What the tap assumes.
 USUAL = {
     "looks at the range": "yes", "weeks hold what the month holds": "yes",
-    "without a range": "28 days", "same ids as /usage": "yes", "without session_id": "0",
+    "exact to the": "second", "days begin at": "00:00 UTC", "without a range": "28 days",
+    "same ids as /usage": "yes", "without session_id": "0", "sharing a session_id": "0",
     "last event before start": "0",
 }  # fmt: skip
 
@@ -116,7 +125,7 @@ CUTS = [
     for unit, ends, times in itertools.product(UNITS, ("", "down", "out"), ("", "cut", "exact"))
     # Ends are sent in whole seconds. What is cut to nothing else is exact to the second.
     if (not ends if unit == "second" else ends or times == "cut")
-    for zone in range(0, DAY if (unit, ends) == ("day", "down") and times != "exact" else 1, HOUR)
+    for zone in range(0, DAY if unit == "day" and times != "exact" else 1, HOUR)
 ]
 WAYS = [
     Way(by, *cut, *inclusive)
@@ -124,6 +133,8 @@ WAYS = [
     for cut in CUTS
     for inclusive in itertools.product((True, False), repeat=2)
 ]
+#: How a server sees times that it does not send.
+UNSENT = Way("overlap", "second", "", "", 0, from_inclusive=True, to_inclusive=True)
 
 
 def ranges_around(items: Collection[Times], now: int) -> list[tuple[int, int]]:
@@ -132,13 +143,31 @@ def ranges_around(items: Collection[Times], now: int) -> list[tuple[int, int]]:
     edges = [int(edge) for item in items for edge in item]
     for length, edge in itertools.product((60, HOUR, DAY), edges):
         whole = edge - edge % length
-        for moment in (edge - 1, edge, edge + 1, whole, whole + length):
+        for moment in (edge - 1, edge, edge + 1, whole, whole + length - 1, whole + length):
             found += [(moment - length, moment), (moment, moment + length)]
     return [window for window in dict.fromkeys(found) if window[1] <= now]
 
 
+def unsent_times(item: Times) -> list[Times]:
+    """Return what a server that selects by other times than it sends may select an item by.
+
+    That is any moment, or the time from the start to a later end, as far as `ranges_around` tells
+    them apart. No time lies in the last second of a minute: few do, and it looks like a cut.
+    """
+    start, end = item
+    edges = {float(edge) for window in ranges_around([item], 1 << 40) for edge in window}
+    moments = [edge + 0.5 for edge in edges if edge % 60 < 59]  # noqa: PLR2004
+    moments += [start - 0.1, start + 0.1, end - 0.1, end + 0.1]
+    later = [(begun, m) for m in moments if m > end for begun in (start - 0.1, start + 0.1)]
+    return [(moment, moment) for moment in moments] + later
+
+
 def expected_left(window: tuple[int, int], ways: list[Way], items: Collection[Times]) -> int:
-    """Return how many ways the response to a range leaves on average, times the number of ways."""
+    """Return how many ways the response to a range leaves on average, times the number of ways.
+
+    If two of three ways would list the same items, either of them leaves both, and the third only
+    itself: (2 + 2 + 1) / 3 on average, so this returns 5. If each listed others, it would be 3.
+    """
     alike = Counter(tuple(way.selects(item, *window) for item in items) for way in ways)
     return sum(count * count for count in alike.values())
 
@@ -177,7 +206,12 @@ class _DemoUsage(Noting, DemoRequests):
 
 
 class _UserAccess(Noting, Users):
-    """`/user_access`, with the status and headers noted."""
+    """`/user_access`, with the status and headers noted; it is asked first.
+
+    As in a `--test`, two attempts of ten seconds are enough to tell that there is no network.
+    """
+
+    testing = True
 
 
 class Listing:
@@ -190,6 +224,7 @@ class Listing:
 
     Attributes:
         document: The body in full.
+        has_list: Whether there is a list in it.
         items: The objects in its list.
         times: When each of them starts and ends; None for what is not known.
         listed: All of these times.
@@ -200,7 +235,8 @@ class Listing:
         self.document = msgspec.json.decode(msgspec.json.encode(payload))
         whole = self.document if isinstance(self.document, dict) else {"sessions": self.document}
         lists = {name: value for name, value in whole.items() if isinstance(value, list)}
-        found = lists.get("sessions", next(iter(lists.values())) if len(lists) == 1 else [])
+        self.has_list = "sessions" in lists or len(lists) == 1
+        found = lists.get("sessions", next(iter(lists.values()))) if self.has_list else []
         self.items = [item for item in found if isinstance(item, dict)]
         kinds = {name: {"type": "string", "format": "date-time"} for name in fields}
         parse = ObjectParser({"properties": {**kinds, "extra": {"type": "object"}}})
@@ -241,6 +277,7 @@ class Endpoint:
     Attributes:
         rows: What is told, by the rows of the table.
         month: The response for the last 28 days; None if there is none.
+        parsed: Its items as the tap reads them, or why it cannot.
         status: The status of the last response.
         error: Why there was none, or none with a list.
         unexplained: Whether no way of selecting fits its responses.
@@ -253,6 +290,7 @@ class Endpoint:
         others = SESSION_ROWS if self.is_demo else REQUEST_ROWS
         self.rows = {row: NOT_HERE if row in others else UNKNOWN for row in ROWS}
         self.month: Listing | None = None
+        self.parsed: list[Row] | InvalidPayloadError = []
         self.status = UNKNOWN
         self.error: Exception | None = None
         self.unexplained = False
@@ -271,6 +309,7 @@ class Endpoint:
         fields = ("start_ts", "last_event_ts") if self.is_demo else ("start_date", "end_date")
         start, end = (datetime.fromtimestamp(t, timezone.utc) for t in window or (0, 0))
         self.stream.status = NO_RESPONSE
+        click.echo(".", nl=False, err=True)
         try:
             payload = self.stream.fetch(Window(start, end) if window else None).payload
             listing = Listing(payload, window or (0, 0), fields)
@@ -290,44 +329,77 @@ class Endpoint:
         self.month = month = self.ask((first, now))
         rows["status"], moments = self.status, (now, self.clock.time())
         if month:
-            rows["items in 28 days"] = str(len(month.items))
+            schema = SCHEMAS.get_schema(self.stream.name)
+            try:
+                parse = ObjectParser(schema, self.stream.computed)
+                self.parsed = list(self.stream.parse(month.payload, parse))
+            except InvalidPayloadError as error:
+                self.parsed = error
+        if month and month.has_list:
+            rows["28 days"] = self._count(month.times)
             # More than a week each: an end may be cut to the day, and may not be inclusive.
             edges = range(first, now, 7 * DAY)
             weeks = [self.ask((max(first, t - 2 * DAY), min(now, t + 9 * DAY))) for t in edges]
             default, arrived = self.ask(), self.clock.time()
             ago = self.ask((first - YEAR, now - YEAR))
-            rows["a year ago"] = self.status + (f", {len(ago.items)} items" if ago else "")
+            rows["a year ago"] = self.status + (f", {self._count(ago.times)}" if ago else "")
             year = self.ask((now - YEAR, now))
             rows["a year in one request"] = self.status
             self._probe(month.settled(now))
             again = self.ask((first, now)) or month
             stable = month.settled(now) & again.settled(now)
             self._tell_selection(stable)
-            if stable and rows["looks at the range"] != "no":
-                if all(weeks):
-                    held = set[Times]().union(*(week.settled(now) for week in weeks if week))
-                    same = stable <= held <= month.settled(now) | again.settled(now)
+            if all(weeks):
+                held = Counter[Any]()
+                for week in weeks:
+                    held |= Counter(week.times if week else ())
+                rows["28 days, by weeks"] = self._count([*held.elements()])
+                if stable and rows["looks at the range"] != "no":
+                    ended = set[Times]().union(*(week.settled(now) for week in weeks if week))
+                    same = stable <= ended <= month.settled(now) | again.settled(now)
                     told = "yes" if same else "no: a list may be cut"
                     rows["weeks hold what the month holds"] = told
-                if default and year:
+            if year:
+                self._tell_year(year, stable)
+                if default and stable and rows["looks at the range"] != "no":
                     self._tell_default(default, year, arrived)
             if not rows["weeks hold what the month holds"].startswith("no"):
                 self._tell_items(month, moments)
         rows["asked to wait"] = "yes" if self.stream.was_limited else "no"
 
-    def _fits(self, way: Way, known: Collection[Times], listing: Listing) -> bool:
+    def _count(self, times: list[Any]) -> str:
+        """Return how many items are listed, and how old the oldest is."""
+        starts = [start for start, _ in times if start]
+        oldest = f", the oldest of {(self.now - min(starts)) / DAY:.1f} days" if starts else ""
+        return f"{len(times)} items{oldest}"
+
+    def _fits(self, way: Way, known: Iterable[tuple[Times, Times]], listing: Listing) -> bool:
         """Return whether a response lists of known items what a way selects.
 
-        What the longest list lacks shows nothing: it may be cut.
+        Of each item, `known` has the times that are sent, and those that the server sees. What the
+        longest list lacks shows nothing: it may be cut.
         """
         listed, is_whole = listing.listed, len(listing.items) < self._longest
-        checked = (item for item in known if is_whole or item in listed)
-        return all(way.selects(item, *listing.window) == (item in listed) for item in checked)
+        return all(
+            way.selects(seen, *listing.window) == (item in listed)
+            for item, seen in known
+            if is_whole or item in listed
+        )
 
     def _ways_left(self, ways: list[Way], known: Collection[Times]) -> list[Way]:
         """Return the ways that fit all responses."""
         latest = self._listings[::-1]  # those to ranges that were chosen rule out the most
-        return [way for way in ways if all(self._fits(way, known, each) for each in latest)]
+        pairs = [(item, item) for item in known]
+        return [way for way in ways if all(self._fits(way, pairs, each) for each in latest)]
+
+    def _unsent(self, item: Times) -> list[Times]:
+        """Return by which times that are not sent an item may have been selected."""
+        latest = self._listings[::-1]
+        return [
+            seen
+            for seen in unsent_times(item)
+            if all(self._fits(UNSENT, [(item, seen)], each) for each in latest)
+        ]
 
     def _probe(self, known: set[Times]) -> None:
         """Request ranges around the items that cross a midnight or are long."""
@@ -337,6 +409,20 @@ class Endpoint:
         for turn in range(PROBES if known else 0):
             some = ways[:: len(ways) // 80 | 1]  # since to weigh all takes long
             best = min(wanted[turn::STRIDE], key=lambda w: expected_left(w, some, chosen))
+            wanted.remove(best)
+            self.ask(best)
+            ways = self._ways_left(ways, chosen)
+        for _ in range(CHECKS):
+            if not (cut := [way for way in ways if way.unit != "second"]) or not known:
+                break
+            # The range that the fewest times would fit that are not sent.
+            unsent = [(item, seen) for item in chosen for seen in self._unsent(item)]
+            best = min(
+                wanted,
+                key=lambda w: sum(
+                    UNSENT.selects(seen, *w) == cut[0].selects(item, *w) for item, seen in unsent
+                ),
+            )
             wanted.remove(best)
             self.ask(best)
             ways = self._ways_left(ways, chosen)
@@ -361,15 +447,31 @@ class Endpoint:
             self.rows["looks at the range"] = "yes"
         if len(known) < MANY:
             return
-        ways = self._ways_left(self._ways_left(WAYS, known & {*self._chosen}), known)
+        chosen = known & {*self._chosen}
+        ways = self._ways_left(self._ways_left(WAYS, chosen), known)
         self.unexplained = not ways
+        units = {way.unit for way in ways}
+        if units - {"second"} and sum(not self._unsent(item) for item in chosen) < SURE:
+            return
         told = {
-            "exact to the": {way.unit for way in ways},
+            "exact to the": units,
             "selects by": {way.by for way in ways},
+            "days begin at": {f"{way.zone // HOUR:02}:00 UTC" for way in ways},
             "from is inclusive": {"yes" if way.from_inclusive else "no" for way in ways},
             "to is inclusive": {"yes" if way.to_inclusive else "no" for way in ways},
         }
         self.rows |= {row: min(values) for row, values in told.items() if len(values) == 1}
+        if units and "day" not in units:
+            self.rows["days begin at"] = NOT_HERE
+
+    def _tell_year(self, year: Listing, stable: set[Times]) -> None:
+        """Tell what a year in one request holds, and whether items are missing in it."""
+        lost, now, starts = stable - year.listed, self.now, [t[0] for t in year.times if t[0]]
+        if starts and (before := self.ask((int(min(starts)) - MONTH, int(min(starts))))):
+            older = before.settled(now) - year.listed
+            lost |= {item for item in older if item[0] > now - YEAR + 2 * DAY}
+        told = f", {self._count(year.times)}" + (", and more are missing" if lost else "")
+        self.rows["a year in one request"] += told
 
     def _tell_default(self, default: Listing, year: Listing, arrived: float) -> None:
         """Tell how many days are listed without a range, if only one number fits."""
@@ -391,8 +493,13 @@ class Endpoint:
             if lasted := [end - start for _, (start, end) in items if start and end]:
                 rows["last event before start"] = str(sum(length < 0 for length in lasted))
                 rows["longest after it"] = f"{max(lasted) / DAY:.1f} days"
+            if isinstance(self.parsed, list):  # those alike are numbered
+                alike = sum("-" in row["id"] for row in self.parsed)
+                rows["sharing a start and a page"] = str(alike)
             return
-        rows["without session_id"] = str(sum(i.get("session_id") is None for i in month.items))
+        numbers = [str(i["session_id"]) for i in month.items if i.get("session_id") is not None]
+        rows["without session_id"] = str(len(items) - len(numbers))
+        rows["sharing a session_id"] = str(len(numbers) - len({*numbers}))
         if not month.items or not all(start for _, (start, _) in items):
             return
         running = [(s, e, i) for i, (s, e) in items if s and i.get("session_ended") is False]
@@ -418,6 +525,17 @@ class Endpoint:
         if times := {t for t, _ in own} & {t for t, _ in others}:
             same = all(pair in own and pair in others for pair in own | others if pair[0] in times)
             self.rows["same ids as /usage"] = "yes" if same else "no"
+
+    def compare_emails(self, users: Listing | None) -> None:
+        """Tell how many emails of agents are those of users, exactly or but for case."""
+        field, agents = "handled_by" if self.is_demo else "email", self.month and self.month.items
+        emails = {i[field] for i in agents or () if isinstance(i.get(field), str)}
+        known = {str(user.get("email")) for user in users.items} if users else set()
+        if emails and known:
+            exactly, folded = len(emails & known), {email.lower() for email in known}
+            but_for_case = sum(email.lower() in folded for email in emails) - exactly
+            more = f", {but_for_case} more but for case" if but_for_case else ""
+            self.rows["emails in /user_access"] = f"{exactly} of {len(emails)}{more}"
 
 
 # --- the shape of a response ---------------------------------------------------------------------
@@ -470,6 +588,7 @@ def places(
     values: list[Any],
     total: int,
     schema: Mapping[str, Any] | None,
+    sent: str,
     *,
     is_new: bool = False,
 ) -> Iterator[Place]:
@@ -480,35 +599,56 @@ def places(
         values: All that was seen there.
         total: As in `Place`.
         schema: The place's JSON schema; None if the tap does not know the place.
+        sent: All texts that the account sent, in lower case.
         is_new: As in `Place`.
     """
-    field, schema_of = name.rpartition(".")[2], schema or {}
+    schema_of = schema or {}
     yield Place(name, values, total, schema is not None, is_new)
     name = name.partition(" ")[0]
     if elements := [element for value in values if isinstance(value, list) for element in value]:
-        yield from places(f"{name}[]", elements, len(elements), schema_of.get("items"))
+        yield from places(f"{name}[]", elements, len(elements), schema_of.get("items"), sent)
     objects = [value for value in values if isinstance(value, dict)]
-    known, is_open = schema_of.get("properties", {}), field == "prospect_info"
-    hidden = []
+    known, is_open, hidden = schema_of.get("properties", {}), "prospect" in name, []
     for key, count in sorted(Counter(itertools.chain.from_iterable(objects)).items()):
         is_usual = 2 * count >= len(objects) >= FEW and (known or name.endswith("[]"))
-        is_name = FIELD_NAME.fullmatch(key) and (is_usual or is_word(key)) and not is_open
-        if key not in known and not is_name:
+        if key not in known and (is_open or not is_name(key, sent if is_usual else None)):
             hidden.append(key)
             continue
         inner = [value[key] for value in objects if key in value]
         place, is_new = f"{name}.{key}".lstrip("."), bool(known) and key not in known
-        yield from places(place, inner, len(objects), known.get(key), is_new=is_new)
+        yield from places(place, inner, len(objects), known.get(key), sent, is_new=is_new)
     if hidden:
         inner = [value[key] for value in objects for key in hidden if key in value]
         place = f"{name}.<key> × {len(hidden)}".lstrip(".")  # noqa: RUF001
         is_new = bool(known) and not is_open
-        yield from places(place, inner, len(inner), None, is_new=is_new)
+        yield from places(place, inner, len(inner), None, sent, is_new=is_new)
 
 
-def is_word(key: str) -> bool:
-    """Return whether a key is made of words that are no person's name."""
-    return {*re.split("[_-]", key)} <= WORDS
+def is_name(key: str, sent: str | None) -> bool:
+    """Return whether a key is the API's own, and no person's or customer's name.
+
+    Args:
+        key: The key.
+        sent: All texts that the account sent; None if each word of the key has to be in `WORDS`.
+    """
+    if not FIELD_NAME.fullmatch(key) or "prospect" in key:  # a customer's questions
+        return False
+    others = {*re.split("[_-]", key)} - WORDS
+    return not others or (
+        sent is not None and not any(w.strip("0123456789") in sent for w in others)
+    )
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield all texts in a document, and the keys that are no names of fields."""
+    if isinstance(value, dict):
+        yield from (key for key in value if not FIELD_NAME.fullmatch(key))
+        value = [*value.values()]
+    if isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+    elif isinstance(value, str):
+        yield value
 
 
 def form_of(value: Any, name: str) -> str:
@@ -558,32 +698,30 @@ def equal_numbers(items: list[Row], found: list[Place]) -> Iterator[str]:
 
 def differences(endpoint: Endpoint, found: list[Place]) -> Iterator[str]:
     """Yield what differs from what the tap assumes."""
-    rows, month, stream = endpoint.rows, endpoint.month, endpoint.stream
+    rows, month, parsed = endpoint.rows, endpoint.month, endpoint.parsed
     if month is None:
         yield f"the status is {rows['status']}: there is no list."
         return
-    fields = known_schema(stream)["items"]["properties"].keys()
-    parse = ObjectParser(SCHEMAS.get_schema(stream.name), stream.computed)
-    try:
-        parsed = list(stream.parse(month.payload, parse))
+    fields = known_schema(endpoint.stream)["items"]["properties"].keys()
+    if isinstance(parsed, InvalidPayloadError):
+        yield f"the tap cannot read it: {parsed}."
+    else:
         for name in sorted({name for row in parsed for name in row["extra"] or ()} & fields):
             yield f"`{name}` is of another type than the tap takes, and goes into `extra`."
-    except InvalidPayloadError as error:
-        yield f"the tap cannot read it: {error}."
     if len(month.items) >= FEW:
         for name in sorted(fields - {place.name.rpartition("[].")[2] for place in found}):
             yield f"`{name}` is never sent."
     yield from (f"the tap does not know `{place.name}`." for place in found if place.is_new)
-    usual = USUAL | ({"exact to the": "second"} if endpoint.is_demo else {})
     for row in ROWS:
-        if rows[row] not in {usual.get(row, rows[row]), UNKNOWN, NOT_HERE}:
+        is_usual = rows[row] in {USUAL.get(row, rows[row]), UNKNOWN, NOT_HERE}
+        if not is_usual or rows[row].endswith("missing"):
             yield f"{row}: {rows[row]}."
     if endpoint.unexplained and rows["looks at the range"] != "no":
         yield "no way of selecting that this report knows fits what is listed."
 
 
 def report(tap: TapCrankWheel) -> str:
-    """Ask all questions.
+    """Ask all questions, with a dot for each request on standard error.
 
     Args:
         tap: The tap, for its settings and its clock.
@@ -603,8 +741,10 @@ def report(tap: TapCrankWheel) -> str:
     if users.error and users.status in {"401", NO_RESPONSE}:
         raise users.error
     for endpoint in histories:
-        tap.logger.info("Asking %s", endpoint.name)
+        click.echo(f"\nAsking {endpoint.name}, about 20 times ", nl=False, err=True)
         endpoint.study()
+        endpoint.compare_emails(users.month)
+    click.echo(err=True)
     histories[0].rows["same ids as /usage"] = NOT_HERE
     histories[1].compare_ids(histories[0])
     lines = table("", *(f"`{endpoint.name}`" for endpoint in histories))
@@ -614,25 +754,32 @@ def report(tap: TapCrankWheel) -> str:
         f"`{UNKNOWN}`: what the account has does not show it. That `from` is inclusive and `to` is",
         "not is never told, since it looks the same if fractions of a second are not sent.",
     ]
-    differ = []
+    documents = [endpoint.month.document for endpoint in endpoints if endpoint.month]
+    sent = "\n".join(texts(documents)).lower()
+    differ, shapes = [], dict[str, str]()
     for endpoint in endpoints:
         found: list[Place] = []
         lines += ["", f"**`{endpoint.name}`**, status {endpoint.rows['status']}", ""]
         if month := endpoint.month:
-            found += places("", [month.document], 1, known_schema(endpoint.stream))
-            lines += table("Place", "Types and forms", "In", "Known")
-            for place in found:
-                forms = ", ".join(sorted({form_of(value, place.name) for value in place.values}))
-                shares = f"{len(place.values)} of {place.total}"
-                name = f"`{place.name}`" if place.name else "the response"
-                lines.append(
-                    f"| {name} | {forms} | {shares} | {'yes' if place.is_known else 'no'} |"
-                )
-            lines += [f"\n{text}" for text in equal_numbers(month.items, found)]
+            found += places("", [month.document], 1, known_schema(endpoint.stream), sent)
+            shape = "\n".join(shape_of(month, found))
+            same = shapes.setdefault(shape, endpoint.name)
+            lines.append(shape if same == endpoint.name else f"As `{same}`.")
         differ += [f"- `{endpoint.name}`: {text}" for text in differences(endpoint, found)]
     if differ:
         return "\n".join([*lines, "", "**What differs from what the tap assumes**", "", *differ])
     return "\n".join([*lines, "", "Nothing differs from what the tap assumes."])
+
+
+def shape_of(month: Listing, found: list[Place]) -> Iterator[str]:
+    """Yield the lines that say what is where in a response."""
+    yield from table("Place", "Types and forms", "In", "Known")
+    for place in found:
+        forms = ", ".join(sorted({form_of(value, place.name) for value in place.values}))
+        name = f"`{place.name}`" if place.name else "the response"
+        known = "yes" if place.is_known else "no"
+        yield f"| {name} | {forms} | {len(place.values)} of {place.total} | {known} |"
+    yield from (f"\n{text}" for text in equal_numbers(month.items, found))
 
 
 def table(*heads: str) -> list[str]:
@@ -651,6 +798,7 @@ def main(config: Any) -> None:
     """Print the report; without `--config`, read the environment."""
     with _one_line_errors():
         tap = TapCrankWheel(config=config.config, parse_env_config=config.parse_env)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the SDK's writes a state
     click.echo(report(tap))
 
 
