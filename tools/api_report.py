@@ -50,7 +50,7 @@ UNKNOWN, NOT_HERE, NO_RESPONSE = "cannot be told", "-", "no response"
 HOUR, DAY = 3600, 86_400  # seconds
 MONTH, YEAR = 28 * DAY, 365 * DAY
 PROBES = 7  # ranges of each endpoint that are chosen by what is known so far
-CHECKS = 4  # more of them, if times seem to be cut
+CHECKS = 6  # more of them, if times seem to be cut
 STRIDE = 11  # of the ranges, one in so many is weighed at a time
 CHOSEN = 6  # items that these ranges are laid around
 MANY = 12  # fewer items may fit a way of selecting by chance
@@ -151,13 +151,18 @@ def ranges_around(items: Collection[Times], now: int) -> list[tuple[int, int]]:
 def unsent_times(item: Times) -> list[Times]:
     """Return what a server that selects by other times than it sends may select an item by.
 
-    That is any moment, or the time from the start to a later end, as far as `ranges_around` tells
-    them apart. No time lies in the last second of a minute: few do, and it looks like a cut.
+    That is any moment of the days around it, or the time from its start to a later end, as far as
+    `ranges_around` tells them apart. Left out is what lies a second from the times that are sent,
+    and what lies in the last second of a minute: few do, and it looks like a cut.
     """
     start, end = item
-    edges = {float(edge) for window in ranges_around([item], 1 << 40) for edge in window}
+    edges = {edge for window in ranges_around([item], 1 << 40) for edge in window}
     moments = [edge + 0.5 for edge in edges if edge % 60 < 59]  # noqa: PLR2004
-    moments += [start - 0.1, start + 0.1, end - 0.1, end + 0.1]
+    moments = [
+        moment
+        for moment in moments
+        if start - DAY < moment < end + DAY and min(abs(moment - edge) for edge in item) > 1
+    ]
     later = [(begun, m) for m in moments if m > end for begun in (start - 0.1, start + 0.1)]
     return [(moment, moment) for moment in moments] + later
 
@@ -412,15 +417,19 @@ class Endpoint:
             wanted.remove(best)
             self.ask(best)
             ways = self._ways_left(ways, chosen)
-        for _ in range(CHECKS):
-            if not (cut := [way for way in ways if way.unit != "second"]) or not known:
+        for _ in range(CHECKS if known else 0):
+            unsent = sorted(
+                ((item, self._unsent(item)) for item in chosen), key=lambda u: len(u[1])
+            )
+            done = sum(not times for _, times in unsent)
+            if done >= SURE or not ways:
                 break
-            # The range that the fewest times would fit that are not sent.
-            unsent = [(item, seen) for item in chosen for seen in self._unsent(item)]
+            # The range that fits the fewest times that are not sent, of the items that have few.
+            pairs = [(ways[0], item, seen) for item, times in unsent[done:SURE] for seen in times]
             best = min(
                 wanted,
                 key=lambda w: sum(
-                    UNSENT.selects(seen, *w) == cut[0].selects(item, *w) for item, seen in unsent
+                    UNSENT.selects(seen, *w) == way.selects(item, *w) for way, item, seen in pairs
                 ),
             )
             wanted.remove(best)
@@ -451,7 +460,7 @@ class Endpoint:
         ways = self._ways_left(self._ways_left(WAYS, chosen), known)
         self.unexplained = not ways
         units = {way.unit for way in ways}
-        if units - {"second"} and sum(not self._unsent(item) for item in chosen) < SURE:
+        if units and sum(not self._unsent(item) for item in chosen) < SURE:
             return
         told = {
             "exact to the": units,
