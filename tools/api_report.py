@@ -50,7 +50,7 @@ UNKNOWN, NOT_HERE, NO_RESPONSE = "cannot be told", "-", "no response"
 HOUR, DAY = 3600, 86_400  # seconds
 MONTH, YEAR = 28 * DAY, 365 * DAY
 PROBES = 7  # ranges of each endpoint that are chosen by what is known so far
-CHECKS = 6  # more of them, if times seem to be cut
+CHECKS = 5  # more of them, if times seem to be cut
 STRIDE = 11  # of the ranges, one in so many is weighed at a time
 CHOSEN = 6  # items that these ranges are laid around
 MANY = 12  # fewer items may fit a way of selecting by chance
@@ -152,17 +152,14 @@ def unsent_times(item: Times) -> list[Times]:
     """Return what a server that selects by other times than it sends may select an item by.
 
     That is any moment of the days around it, or the time from its start to a later end, as far as
-    `ranges_around` tells them apart. Left out is what lies a second from the times that are sent,
-    and what lies in the last second of a minute: few do, and it looks like a cut.
+    `ranges_around` tells them apart. Left out is the last second of a minute: few times lie in it,
+    and it looks like a cut.
     """
     start, end = item
     edges = {edge for window in ranges_around([item], 1 << 40) for edge in window}
     moments = [edge + 0.5 for edge in edges if edge % 60 < 59]  # noqa: PLR2004
-    moments = [
-        moment
-        for moment in moments
-        if start - DAY < moment < end + DAY and min(abs(moment - edge) for edge in item) > 1
-    ]
+    moments += [start - 0.1, start + 0.1, end - 0.1, end + 0.1]
+    moments = [moment for moment in moments if start - DAY < moment < end + DAY]
     later = [(begun, m) for m in moments if m > end for begun in (start - 0.1, start + 0.1)]
     return [(moment, moment) for moment in moments] + later
 
@@ -397,12 +394,17 @@ class Endpoint:
         pairs = [(item, item) for item in known]
         return [way for way in ways if all(self._fits(way, pairs, each) for each in latest)]
 
-    def _unsent(self, item: Times) -> list[Times]:
-        """Return by which times that are not sent an item may have been selected."""
-        latest = self._listings[::-1]
+    def _unsent(self, item: Times, ways: list[Way]) -> list[Times]:
+        """Return by which times that are not sent an item may have been selected.
+
+        To a server that is exact to the second, a time of about a second from the start or the end
+        is no other.
+        """
+        latest, least = self._listings[::-1], 0 if any(w.unit != "second" for w in ways) else 1.5
         return [
             seen
             for seen in unsent_times(item)
+            if min(abs(seen[1] - edge) for edge in item) >= least
             if all(self._fits(UNSENT, [(item, seen)], each) for each in latest)
         ]
 
@@ -419,7 +421,7 @@ class Endpoint:
             ways = self._ways_left(ways, chosen)
         for _ in range(CHECKS if known else 0):
             unsent = sorted(
-                ((item, self._unsent(item)) for item in chosen), key=lambda u: len(u[1])
+                ((item, self._unsent(item, ways)) for item in chosen), key=lambda u: len(u[1])
             )
             done = sum(not times for _, times in unsent)
             if done >= SURE or not ways:
@@ -460,7 +462,7 @@ class Endpoint:
         ways = self._ways_left(self._ways_left(WAYS, chosen), known)
         self.unexplained = not ways
         units = {way.unit for way in ways}
-        if units and sum(not self._unsent(item) for item in chosen) < SURE:
+        if units and sum(not self._unsent(item, ways) for item in chosen) < SURE:
             return
         told = {
             "exact to the": units,
