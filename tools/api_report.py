@@ -1,7 +1,7 @@
 """Prints how the API of an account behaves, in Markdown: only counts, names of fields and forms.
 
 To run it: `uv run --no-dev --env-file .env python tools/api_report.py`. It reads the environment,
-or `--config FILE`, as the tap does. It only sends GET, one request at a time, 50 to 65 of them.
+or `--config FILE`, as the tap does. It only sends GET, one request at a time, 50 to 62 of them.
 
 How a range selects is found by elimination. `WAYS` are all the ways of selecting that a server may
 plausibly have. Each response rules out the ways that would have listed other items. A row tells
@@ -15,12 +15,12 @@ once such a time is ruled out too.
 from __future__ import annotations
 
 import itertools
-import math
 import re
 import signal
 from collections import Counter
 from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
+from operator import and_, or_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -63,15 +63,13 @@ SESSION_ROWS = [
 ]  # fmt: skip
 REQUEST_ROWS = ["last event before start", "longest after it", "sharing a start and a page"]
 ROWS = [
-    "status", "28 days", "28 days, by weeks", "weeks hold what the month holds",
-    "a year in one request", "a year ago", "without a range", "looks at the range", "selects by",
-    "exact to the", "days begin at", "from is inclusive", "to is inclusive", "asked to wait",
-    "emails in /user_access", *SESSION_ROWS, *REQUEST_ROWS,
+    "status", "28 days", "28 days, by weeks", "a year in one request", "a year ago",
+    "looks at the range", "selects by", "exact to the", "days begin at", "from is inclusive",
+    "to is inclusive", "asked to wait", "emails in /user_access", *SESSION_ROWS, *REQUEST_ROWS,
 ]  # fmt: skip
 #: What the tap assumes.
 USUAL = {
-    "looks at the range": "yes", "weeks hold what the month holds": "yes",
-    "exact to the": "second", "days begin at": "00:00 UTC", "without a range": "28 days",
+    "looks at the range": "yes", "exact to the": "second", "days begin at": "00:00 UTC",
     "same ids as /usage": "yes", "without session_id": "0", "sharing a session_id": "0",
     "last event before start": "0",
 }  # fmt: skip
@@ -178,7 +176,12 @@ def expected_left(window: tuple[int, int], ways: list[Way], items: Collection[Ti
 
 
 class Noting(CrankWheelStream):
-    """A stream that notes how the API responds, and that asks for a range as it is, or for none."""
+    """A stream that notes how the API responds, and that asks for a range as it is, or for none.
+
+    Attributes:
+        status: The status of the last response.
+        was_limited: Whether a response spoke of a rate limit.
+    """
 
     status = NO_RESPONSE
     was_limited = False
@@ -279,21 +282,20 @@ class Endpoint:
     Attributes:
         rows: What is told, by the rows of the table.
         month: The response for the last 28 days; None if there is none.
+        arrived: When it came, in seconds since 1970.
         parsed: Its items as the tap reads them, or why it cannot.
-        status: The status of the last response.
-        error: Why there was none, or none with a list.
-        unexplained: Whether no way of selecting fits its responses.
+        error: Why there was no response, or none with a list.
+        unexplained: Whether no way of selecting fits the responses.
     """
 
     def __init__(self, stream: Noting, now: int) -> None:
-        self.stream, self.now, self.clock = stream, now, stream.run.clock
-        self.name = stream.path
+        self.stream, self.now, self.name = stream, now, stream.path
         self.is_demo = isinstance(stream, DemoRequests)
         others = SESSION_ROWS if self.is_demo else REQUEST_ROWS
         self.rows = {row: NOT_HERE if row in others else UNKNOWN for row in ROWS}
         self.month: Listing | None = None
+        self.arrived = 0.0
         self.parsed: list[Row] | InvalidPayloadError = []
-        self.status = UNKNOWN
         self.error: Exception | None = None
         self.unexplained = False
         self._listings: list[Listing] = []
@@ -306,7 +308,7 @@ class Endpoint:
         A range may be refused. After any other error, no more is asked.
         """
         if self.error and not isinstance(self.error, RangeRefusedError):
-            self.status = UNKNOWN
+            self.stream.status = UNKNOWN
             return None
         fields = ("start_ts", "last_event_ts") if self.is_demo else ("start_date", "end_date")
         start, end = (datetime.fromtimestamp(t, timezone.utc) for t in window or (0, 0))
@@ -318,62 +320,58 @@ class Endpoint:
         except (CrankWheelError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             self.error = error
             return None
-        finally:
-            self.status = self.stream.status
-        if window:
-            self._listings.append(listing)
-            self._longest = max(self._longest, len(listing.items))
+        self._listings.append(listing)
+        self._longest = max(self._longest, len(listing.items))
         return listing
+
+    def parse(self, payload: Payload) -> list[Row]:
+        """Return the items of a response as the tap reads them."""
+        parser = ObjectParser(SCHEMAS.get_schema(self.stream.name), self.stream.computed)
+        return list(self.stream.parse(payload, parser))
+
+    def ask_first(self, window: tuple[int, int] | None = None) -> None:
+        """Request the month, or the list that has no range."""
+        self.month = self.ask(window)
+        self.rows["status"], self.arrived = self.stream.status, self.stream.run.clock.time()
+        try:
+            self.parsed = self.parse(self.month.payload) if self.month else []
+        except InvalidPayloadError as error:
+            self.parsed = error
 
     def study(self) -> None:
         """Ask all questions."""
         now, rows, first = self.now, self.rows, self.now - MONTH
-        self.month = month = self.ask((first, now))
-        rows["status"], moments = self.status, (now, self.clock.time())
-        if month:
-            schema = SCHEMAS.get_schema(self.stream.name)
-            try:
-                parse = ObjectParser(schema, self.stream.computed)
-                self.parsed = list(self.stream.parse(month.payload, parse))
-            except InvalidPayloadError as error:
-                self.parsed = error
-        if month and month.has_list:
-            rows["28 days"] = self._count(month.times)
+        self.ask_first((first, now))
+        if (month := self.month) and month.has_list:
             # More than a week each: an end may be cut to the day, and may not be inclusive.
             edges = range(first, now, 7 * DAY)
             weeks = [self.ask((max(first, t - 2 * DAY), min(now, t + 9 * DAY))) for t in edges]
-            default, arrived = self.ask(), self.clock.time()
             ago = self.ask((first - YEAR, now - YEAR))
-            rows["a year ago"] = self.status + (f", {self._count(ago.times)}" if ago else "")
+            rows["a year ago"] = self.stream.status + (f", {self._count(ago.times)}" if ago else "")
             year = self.ask((now - YEAR, now))
-            rows["a year in one request"] = self.status
+            rows["a year in one request"] = self.stream.status
             self._probe(month.settled(now))
             again = self.ask((first, now)) or month
-            stable = month.settled(now) & again.settled(now)
+            stable, ever = (f(month.settled(now), again.settled(now)) for f in (and_, or_))
             self._tell_selection(stable)
+            held, ended = Counter[Any](), set[Times]()
+            for week in filter(None, weeks):
+                held |= Counter(week.times)
+                ended |= week.settled(now)
+            rows["28 days"] = self._count(month.times, ended - ever)
             if all(weeks):
-                held = Counter[Any]()
-                for week in weeks:
-                    held |= Counter(week.times if week else ())
-                rows["28 days, by weeks"] = self._count([*held.elements()])
-                if stable and rows["looks at the range"] != "no":
-                    ended = set[Times]().union(*(week.settled(now) for week in weeks if week))
-                    same = stable <= ended <= month.settled(now) | again.settled(now)
-                    told = "yes" if same else "no: a list may be cut"
-                    rows["weeks hold what the month holds"] = told
+                rows["28 days, by weeks"] = self._count([*held.elements()], stable - ended)
             if year:
                 self._tell_year(year, stable)
-                if default and stable and rows["looks at the range"] != "no":
-                    self._tell_default(default, year, arrived)
-            if not rows["weeks hold what the month holds"].startswith("no"):
-                self._tell_items(month, moments)
+            if ended <= ever:
+                self._tell_items(month)
         rows["asked to wait"] = "yes" if self.stream.was_limited else "no"
 
-    def _count(self, times: list[Any]) -> str:
-        """Return how many items are listed, and how old the oldest is."""
+    def _count(self, times: list[Any], missing: Collection[Times] = ()) -> str:
+        """Return how many items are listed, how old the oldest is, and if some are missing."""
         starts = [start for start, _ in times if start]
         oldest = f", the oldest of {(self.now - min(starts)) / DAY:.1f} days" if starts else ""
-        return f"{len(times)} items{oldest}"
+        return f"{len(times)} items{oldest}{', and some are missing' if missing else ''}"
 
     def _fits(self, way: Way, known: Iterable[tuple[Times, Times]], listing: Listing) -> bool:
         """Return whether a response lists of known items what a way selects.
@@ -443,19 +441,16 @@ class Endpoint:
 
         Whatever the way, no item that ends or starts more than two days away is selected.
         """
-        missing, stray, everywhere = set[bool](), False, bool(known)
-        for listing in self._listings:
-            listed, (low, high) = listing.listed, listing.window
-            everywhere &= known <= listed
-            for start, end in known:
-                if (is_before := end < low - 2 * DAY) or start > high + 2 * DAY:
-                    stray |= (start, end) in listed
-                    if len(listing.items) < self._longest:
-                        missing.add(is_before)
-        if stray:
-            self.rows["looks at the range"] = "no" if everywhere else UNKNOWN
-        elif len(missing) == 2:  # noqa: PLR2004 - before ranges, and after them
+        sides = {  # whether it is listed, and whether it ended before the range
+            (item in each.listed, item[1] < each.window[0])
+            for item, each in itertools.product(known, self._listings)
+            if item[1] < each.window[0] - 2 * DAY or item[0] > each.window[1] + 2 * DAY
+            if item in each.listed or len(each.items) < self._longest
+        }
+        if sides == {(False, True), (False, False)}:
             self.rows["looks at the range"] = "yes"
+        elif sides and all(known <= each.listed for each in self._listings):
+            self.rows["looks at the range"] = "no"
         if len(known) < MANY:
             return
         chosen = known & {*self._chosen}
@@ -477,29 +472,15 @@ class Endpoint:
 
     def _tell_year(self, year: Listing, stable: set[Times]) -> None:
         """Tell what a year in one request holds, and whether items are missing in it."""
-        lost, now, starts = stable - year.listed, self.now, [t[0] for t in year.times if t[0]]
+        missing, now, starts = stable - year.listed, self.now, [t[0] for t in year.times if t[0]]
         if starts and (before := self.ask((int(min(starts)) - MONTH, int(min(starts))))):
             older = before.settled(now) - year.listed
-            lost |= {item for item in older if item[0] > now - YEAR + 2 * DAY}
-        told = f", {self._count(year.times)}" + (", and more are missing" if lost else "")
-        self.rows["a year in one request"] += told
+            missing |= {item for item in older if item[0] > now - YEAR + 2 * DAY}
+        self.rows["a year in one request"] += f", {self._count(year.times, missing)}"
 
-    def _tell_default(self, default: Listing, year: Listing, arrived: float) -> None:
-        """Tell how many days are listed without a range, if only one number fits."""
-        listed = default.settled(self.now)
-        older = year.settled(self.now) - listed
-        if listed and older and len(default.items) < self._longest and arrived < self.now + DAY:
-            # The server's clock may be another, and it may cut the ends.
-            leeway = max(UNITS.get(self.rows["exact to the"], DAY), HOUR)
-            least = (arrived - min(end for _, end in listed) - leeway) / DAY
-            most = (arrived - max(start for start, _ in older) + leeway) / DAY
-            days = range(math.ceil(least), math.ceil(most))
-            if len(days) == 1:
-                self.rows["without a range"] = f"{days[0]} days"
-
-    def _tell_items(self, month: Listing, moments: tuple[float, float]) -> None:
-        """Tell what single items show; of the moments, one may be the server's now."""
-        rows, items = self.rows, list(zip(month.items, month.times, strict=True))
+    def _tell_items(self, month: Listing) -> None:
+        """Tell what single items show."""
+        rows, items, now = self.rows, list(zip(month.items, month.times, strict=True)), self.now
         if self.is_demo:
             if lasted := [end - start for _, (start, end) in items if start and end]:
                 rows["last event before start"] = str(sum(length < 0 for length in lasted))
@@ -511,24 +492,24 @@ class Endpoint:
         numbers = [str(i["session_id"]) for i in month.items if i.get("session_id") is not None]
         rows["without session_id"] = str(len(items) - len(numbers))
         rows["sharing a session_id"] = str(len(numbers) - len({*numbers}))
-        if not month.items or not all(start for _, (start, _) in items):
-            return
         running = [(s, e, i) for i, (s, e) in items if s and i.get("session_ended") is False]
-        ends, now = set(), self.now
-        for start, end, item in running:
-            if start < now - HOUR / 3:  # or its start is about now
-                if item.get("end_date") is None:
-                    ends.add("null")
-                elif end and min(abs(end - moment) for moment in moments) < HOUR / 6:
-                    ends.add("about now")
-                else:
-                    ends.add("its start" if end == start else "other")
-        if ends:
+        # Of those that started just now, the start is about now too.
+        ends = {self._end(s, e, item) for s, e, item in running if s < now - HOUR / 3}
+        if ends and all(start for start, _ in month.times):
             rows["a running session's end_date is"] = ", ".join(sorted(ends))
-        if all("session_ended" in item for item in month.items):
+        if items and all("session_ended" in item for item in month.items):
             never = [now - start for start, _, _ in running if start < now - DAY]
             longest = f", {max(never) / DAY:.1f} days" if never else ""
             rows["never ended, longest"] = f"{len(never)}{longest}"
+
+    def _end(self, start: float, end: float | None, session: Row) -> str:
+        """Return what the end of a running session is."""
+        if session.get("end_date") is None:
+            return "null"
+        # The server's now is one of these two.
+        if end and min(abs(end - self.now), abs(end - self.arrived)) < HOUR / 6:
+            return "about now"
+        return "its start" if end == start else "other"
 
     def compare_ids(self, other: Endpoint) -> None:
         """Tell whether the sessions have the same ids in another endpoint."""
@@ -594,45 +575,37 @@ class Place(NamedTuple):
     is_new: bool
 
 
-def places(
-    name: str,
-    values: list[Any],
-    total: int,
-    schema: Mapping[str, Any] | None,
-    sent: str,
-    *,
-    is_new: bool = False,
-) -> Iterator[Place]:
-    """Yield a place, and those inside it.
+def places(document: Any, schema: Row, sent: str) -> Iterator[Place]:
+    """Yield all places in a response.
 
     Args:
-        name: Where it is.
-        values: All that was seen there.
-        total: As in `Place`.
-        schema: The place's JSON schema; None if the tap does not know the place.
+        document: The response.
+        schema: Its JSON schema, as far as the tap knows it.
         sent: All texts that the account sent, in lower case.
-        is_new: As in `Place`.
     """
-    schema_of = schema or {}
-    yield Place(name, values, total, schema is not None, is_new)
-    name = name.partition(" ")[0]
-    if elements := [element for value in values if isinstance(value, list) for element in value]:
-        yield from places(f"{name}[]", elements, len(elements), schema_of.get("items"), sent)
-    objects = [value for value in values if isinstance(value, dict)]
-    known, is_open, hidden = schema_of.get("properties", {}), "prospect" in name, []
-    for key, count in sorted(Counter(itertools.chain.from_iterable(objects)).items()):
-        is_usual = 2 * count >= len(objects) >= FEW and (known or name.endswith("[]"))
-        if key not in known and (is_open or not is_name(key, sent if is_usual else None)):
-            hidden.append(key)
-            continue
-        inner = [value[key] for value in objects if key in value]
-        place, is_new = f"{name}.{key}".lstrip("."), bool(known) and key not in known
-        yield from places(place, inner, len(objects), known.get(key), sent, is_new=is_new)
-    if hidden:
-        inner = [value[key] for value in objects for key in hidden if key in value]
-        place = f"{name}.<key> × {len(hidden)}".lstrip(".")  # noqa: RUF001
-        is_new = bool(known) and not is_open
-        yield from places(place, inner, len(inner), None, sent, is_new=is_new)
+
+    def inside(name: str, values: list[Any], total: int, schema: Row | None, new: bool) -> Any:  # noqa: FBT001
+        yield Place(name, values, total, schema is not None, new)
+        name, schema = name.partition(" ")[0], schema or {}
+        if elements := [each for value in values if isinstance(value, list) for each in value]:
+            items = schema.get("items")
+            yield from inside(f"{name}[]", elements, len(elements), items, False)
+        objects = [value for value in values if isinstance(value, dict)]
+        known, found = schema.get("properties", {}), dict[str, list[str]]()
+        is_open = "prospect" in name  # a customer's questions
+        for key, count in sorted(Counter(itertools.chain.from_iterable(objects)).items()):
+            is_usual = 2 * count >= len(objects) >= FEW and (known or name.endswith("[]"))
+            is_shown = key in known or not is_open and is_name(key, sent if is_usual else None)
+            found.setdefault(key if is_shown else "", []).append(key)
+        if hidden := found.pop("", None):
+            found[f"<key> × {len(hidden)}"] = hidden  # noqa: RUF001
+        for shown, keys in found.items():
+            inner = [value[key] for value in objects for key in keys if key in value]
+            total = len(objects) if [shown] == keys else len(inner)
+            new = bool(known) and not is_open and shown not in known
+            yield from inside(f"{name}.{shown}".lstrip("."), inner, total, known.get(shown), new)
+
+    yield from inside("", [document], 1, schema, False)
 
 
 def is_name(key: str, sent: str | None) -> bool:
@@ -686,22 +659,17 @@ def known_schema(stream: CrankWheelStream) -> Row:
 
 def equal_numbers(items: list[Row], found: list[Place]) -> Iterator[str]:
     """Yield which numbers in `stats` equal what can be counted in the list beside them."""
-
-    def number(item: Row, field: str) -> float:
-        return value if isinstance(value := item.get(field), (int, float)) else 0
-
     infos = [info for item in items if isinstance(info := item.get("viewer_info"), dict)]
-    viewers = [number(info, "viewer_count") or number(info, "max_viewer_count") for info in infos]
+    viewers = [info.get("max_viewer_count") or info.get("viewer_count") for info in infos]
+    durations = [item.get("duration") for item in items]
     counted = {
         "the number of sessions": len(items),
-        "the number of sessions with a viewer": sum(count > 0 for count in viewers),
-        "the sum of durations": sum(number(item, "duration") for item in items),
+        "the number of sessions with a viewer": sum(isinstance(n, int) and n > 0 for n in viewers),
+        "the sum of durations": sum(n for n in durations if isinstance(n, (int, float))),
     }
-    for place in found:
-        if re.fullmatch(r"stats(\.[a-z_-]+)+", place.name):
-            for what, count in counted.items():
-                if place.values == [count] != [0]:
-                    yield f"`{place.name}` equals {what}."
+    for place, (what, count) in itertools.product(found, counted.items()):
+        if re.fullmatch(r"stats(\.[a-z_-]+)+", place.name) and place.values == [count] != [0]:
+            yield f"`{place.name}` equals {what}."
 
 
 # --- the report ----------------------------------------------------------------------------------
@@ -725,10 +693,10 @@ def differences(endpoint: Endpoint, found: list[Place]) -> Iterator[str]:
     yield from (f"the tap does not know `{place.name}`." for place in found if place.is_new)
     for row in ROWS:
         is_usual = rows[row] in {USUAL.get(row, rows[row]), UNKNOWN, NOT_HERE}
-        if not is_usual or rows[row].endswith("missing"):
+        if not is_usual or rows[row].endswith("some are missing"):
             yield f"{row}: {rows[row]}."
     if endpoint.unexplained and rows["looks at the range"] != "no":
-        yield "no way of selecting that this report knows fits what is listed."
+        yield "no time that is sent fits what is selected: perhaps one that is not sent does."
 
 
 def report(tap: TapCrankWheel) -> str:
@@ -747,9 +715,8 @@ def report(tap: TapCrankWheel) -> str:
     now = int(min(now, end.timestamp()) if end else now)
     kinds = _Usage, _UsageNew, _DemoUsage, _UserAccess
     *histories, users = endpoints = [Endpoint(kind(tap, tap.run), now) for kind in kinds]
-    users.month = users.ask()
-    users.rows["status"] = users.status
-    if users.error and users.status in {"401", NO_RESPONSE}:
+    users.ask_first()
+    if users.error and users.rows["status"] in {"401", NO_RESPONSE}:
         raise users.error
     for endpoint in histories:
         click.echo(f"\nAsking {endpoint.name}, about 20 times ", nl=False, err=True)
@@ -772,7 +739,7 @@ def report(tap: TapCrankWheel) -> str:
         found: list[Place] = []
         lines += ["", f"**`{endpoint.name}`**, status {endpoint.rows['status']}", ""]
         if month := endpoint.month:
-            found += places("", [month.document], 1, known_schema(endpoint.stream), sent)
+            found += places(month.document, known_schema(endpoint.stream), sent)
             shape = "\n".join(shape_of(month, found))
             same = shapes.setdefault(shape, endpoint.name)
             lines.append(shape if same == endpoint.name else f"As `{same}`.")
