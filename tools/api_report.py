@@ -19,8 +19,6 @@ import re
 import signal
 from collections import Counter
 from datetime import datetime, timedelta, timezone
-from http import HTTPStatus
-from operator import and_, or_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -37,7 +35,7 @@ from tap_crankwheel.tap import TapCrankWheel, _one_line_errors
 from tap_crankwheel.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator
 
     import requests
 
@@ -155,9 +153,8 @@ def unsent_times(item: Times) -> list[Times]:
     """
     start, end = item
     edges = {edge for window in ranges_around([item], 1 << 40) for edge in window}
-    moments = [edge + 0.5 for edge in edges if edge % 60 < 59]  # noqa: PLR2004
+    moments = [edge + 0.5 for edge in edges if edge % 60 < 59 and start - DAY <= edge < end + DAY]  # noqa: PLR2004
     moments += [start - 0.1, start + 0.1, end - 0.1, end + 0.1]
-    moments = [moment for moment in moments if start - DAY < moment < end + DAY]
     later = [(begun, m) for m in moments if m > end for begun in (start - 0.1, start + 0.1)]
     return [(moment, moment) for moment in moments] + later
 
@@ -172,6 +169,11 @@ def expected_left(window: tuple[int, int], ways: list[Way], items: Collection[Ti
     return sum(count * count for count in alike.values())
 
 
+def agreeing(window: tuple[int, int], way: Way, pairs: list[tuple[Times, Times]]) -> int:
+    """Return for how many times that are not sent a range selects what a way selects."""
+    return sum(UNSENT.selects(seen, *window) == way.selects(item, *window) for item, seen in pairs)
+
+
 # --- an endpoint ---------------------------------------------------------------------------------
 
 
@@ -183,8 +185,7 @@ class Noting(CrankWheelStream):
         was_limited: Whether a response spoke of a rate limit.
     """
 
-    status = NO_RESPONSE
-    was_limited = False
+    status, was_limited = NO_RESPONSE, False
 
     @override
     def get_url_params(self, context: Any, next_page_token: Window | None) -> dict[str, str]:
@@ -194,7 +195,7 @@ class Noting(CrankWheelStream):
     def validate_response(self, response: requests.Response) -> None:
         self.status = str(response.status_code)
         limits = filter(re.compile("(?i)retry-after|(x-)?rate-?limit").match, response.headers)
-        self.was_limited |= response.status_code == HTTPStatus.TOO_MANY_REQUESTS or any(limits)
+        self.was_limited |= self.status == "429" or any(limits)
         super().validate_response(response)
 
 
@@ -285,7 +286,6 @@ class Endpoint:
         arrived: When it came, in seconds since 1970.
         parsed: Its items as the tap reads them, or why it cannot.
         error: Why there was no response, or none with a list.
-        unexplained: Whether no way of selecting fits the responses.
     """
 
     def __init__(self, stream: Noting, now: int) -> None:
@@ -297,7 +297,6 @@ class Endpoint:
         self.arrived = 0.0
         self.parsed: list[Row] | InvalidPayloadError = []
         self.error: Exception | None = None
-        self.unexplained = False
         self._listings: list[Listing] = []
         self._longest = 0
         self._chosen: list[Times] = []
@@ -324,17 +323,13 @@ class Endpoint:
         self._longest = max(self._longest, len(listing.items))
         return listing
 
-    def parse(self, payload: Payload) -> list[Row]:
-        """Return the items of a response as the tap reads them."""
-        parser = ObjectParser(SCHEMAS.get_schema(self.stream.name), self.stream.computed)
-        return list(self.stream.parse(payload, parser))
-
     def ask_first(self, window: tuple[int, int] | None = None) -> None:
         """Request the month, or the list that has no range."""
         self.month = self.ask(window)
         self.rows["status"], self.arrived = self.stream.status, self.stream.run.clock.time()
+        parser = ObjectParser(SCHEMAS.get_schema(self.stream.name), self.stream.computed)
         try:
-            self.parsed = self.parse(self.month.payload) if self.month else []
+            self.parsed = [*self.stream.parse(self.month.payload, parser)] if self.month else []
         except InvalidPayloadError as error:
             self.parsed = error
 
@@ -352,7 +347,8 @@ class Endpoint:
             rows["a year in one request"] = self.stream.status
             self._probe(month.settled(now))
             again = self.ask((first, now)) or month
-            stable, ever = (f(month.settled(now), again.settled(now)) for f in (and_, or_))
+            ever = month.settled(now) | again.settled(now)
+            stable = month.settled(now) & again.settled(now)
             self._tell_selection(stable)
             held, ended = Counter[Any](), set[Times]()
             for week in filter(None, weeks):
@@ -392,15 +388,15 @@ class Endpoint:
         pairs = [(item, item) for item in known]
         return [way for way in ways if all(self._fits(way, pairs, each) for each in latest)]
 
-    def _unsent(self, item: Times, ways: list[Way]) -> list[Times]:
-        """Return by which times that are not sent an item may have been selected.
+    def _unsent(self, item: Times, ways: list[Way]) -> list[tuple[Times, Times]]:
+        """Return an item with each of the times by which it may have been selected, not sent.
 
         To a server that is exact to the second, a time of about a second from the start or the end
         is no other.
         """
         latest, least = self._listings[::-1], 0 if any(w.unit != "second" for w in ways) else 1.5
         return [
-            seen
+            (item, seen)
             for seen in unsent_times(item)
             if min(abs(seen[1] - edge) for edge in item) >= least
             if all(self._fits(UNSENT, [(item, seen)], each) for each in latest)
@@ -411,27 +407,18 @@ class Endpoint:
         by_length = sorted(known, key=lambda i: (i[0] // DAY != i[1] // DAY, i[1] - i[0], i))
         self._chosen = chosen = by_length[-CHOSEN:]
         wanted, ways = ranges_around(chosen, self.now), WAYS
-        for turn in range(PROBES if known else 0):
-            some = ways[:: len(ways) // 80 | 1]  # since to weigh all takes long
-            best = min(wanted[turn::STRIDE], key=lambda w: expected_left(w, some, chosen))
-            wanted.remove(best)
-            self.ask(best)
-            ways = self._ways_left(ways, chosen)
-        for _ in range(CHECKS if known else 0):
-            unsent = sorted(
-                ((item, self._unsent(item, ways)) for item in chosen), key=lambda u: len(u[1])
-            )
-            done = sum(not times for _, times in unsent)
-            if done >= SURE or not ways:
-                break
-            # The range that fits the fewest times that are not sent, of the items that have few.
-            pairs = [(ways[0], item, seen) for item, times in unsent[done:SURE] for seen in times]
-            best = min(
-                wanted,
-                key=lambda w: sum(
-                    UNSENT.selects(seen, *w) == way.selects(item, *w) for way, item, seen in pairs
-                ),
-            )
+        for turn in range(PROBES + CHECKS if known else 0):
+            if turn < PROBES:
+                some = ways[:: len(ways) // 80 | 1]  # since to weigh all takes long
+                best = min(wanted[turn::STRIDE], key=lambda w: expected_left(w, some, chosen))
+            else:
+                unsent = sorted((self._unsent(item, ways) for item in chosen), key=len)
+                done = sum(not pairs for pairs in unsent)
+                if done >= SURE or not ways:
+                    break
+                # Of the items for which few times are left, those that this range leaves.
+                pairs, way = [*itertools.chain(*unsent[done:SURE])], ways[0]
+                best = min(wanted, key=lambda w: agreeing(w, way, pairs))
             wanted.remove(best)
             self.ask(best)
             ways = self._ways_left(ways, chosen)
@@ -455,20 +442,20 @@ class Endpoint:
             return
         chosen = known & {*self._chosen}
         ways = self._ways_left(self._ways_left(WAYS, chosen), known)
-        self.unexplained = not ways
-        units = {way.unit for way in ways}
-        if units and sum(not self._unsent(item, ways) for item in chosen) < SURE:
+        if not ways and self.rows["looks at the range"] != "no":
+            self.rows["selects by"] = "no way that this report knows"
+        elif sum(not self._unsent(item, ways) for item in chosen) < SURE:
             return
         told = {
-            "exact to the": units,
+            "exact to the": {way.unit for way in ways},
             "selects by": {way.by for way in ways},
-            "days begin at": {f"{way.zone // HOUR:02}:00 UTC" for way in ways},
+            "days begin at": {
+                f"{way.zone // HOUR:02}:00 UTC" if way.unit == "day" else NOT_HERE for way in ways
+            },
             "from is inclusive": {"yes" if way.from_inclusive else "no" for way in ways},
             "to is inclusive": {"yes" if way.to_inclusive else "no" for way in ways},
         }
         self.rows |= {row: min(values) for row, values in told.items() if len(values) == 1}
-        if units and "day" not in units:
-            self.rows["days begin at"] = NOT_HERE
 
     def _tell_year(self, year: Listing, stable: set[Times]) -> None:
         """Tell what a year in one request holds, and whether items are missing in it."""
@@ -486,8 +473,7 @@ class Endpoint:
                 rows["last event before start"] = str(sum(length < 0 for length in lasted))
                 rows["longest after it"] = f"{max(lasted) / DAY:.1f} days"
             if isinstance(self.parsed, list):  # those alike are numbered
-                alike = sum("-" in row["id"] for row in self.parsed)
-                rows["sharing a start and a page"] = str(alike)
+                rows["sharing a start and a page"] = str(sum("-" in r["id"] for r in self.parsed))
             return
         numbers = [str(i["session_id"]) for i in month.items if i.get("session_id") is not None]
         rows["without session_id"] = str(len(items) - len(numbers))
@@ -514,20 +500,21 @@ class Endpoint:
     def compare_ids(self, other: Endpoint) -> None:
         """Tell whether the sessions have the same ids in another endpoint."""
         own, others = (each.month.ids() if each.month else set() for each in (self, other))
-        if times := {t for t, _ in own} & {t for t, _ in others}:
-            same = all(pair in own and pair in others for pair in own | others if pair[0] in times)
-            self.rows["same ids as /usage"] = "yes" if same else "no"
+        if shared := {t for t, _ in own} & {t for t, _ in others}:
+            differ = any(times in shared for times, _ in own ^ others)
+            self.rows["same ids as /usage"] = "no" if differ else "yes"
 
     def compare_emails(self, users: Listing | None) -> None:
         """Tell how many emails of agents are those of users, exactly or but for case."""
-        field, agents = "handled_by" if self.is_demo else "email", self.month and self.month.items
-        emails = {i[field] for i in agents or () if isinstance(i.get(field), str)}
-        known = {str(user.get("email")) for user in users.items} if users else set()
-        if emails and known:
+        field = "handled_by" if self.is_demo else "email"
+        items = self.month.items if self.month else []
+        emails = {item[field] for item in items if isinstance(item.get(field), str)}
+        if users and emails:
+            known = {str(user.get("email")) for user in users.items}
             exactly, folded = len(emails & known), {email.lower() for email in known}
-            but_for_case = sum(email.lower() in folded for email in emails) - exactly
-            more = f", {but_for_case} more but for case" if but_for_case else ""
-            self.rows["emails in /user_access"] = f"{exactly} of {len(emails)}{more}"
+            more = sum(email.lower() in folded for email in emails) - exactly
+            but_for_case = f", {more} more but for case" if more else ""
+            self.rows["emails in /user_access"] = f"{exactly} of {len(emails)}{but_for_case}"
 
 
 # --- the shape of a response ---------------------------------------------------------------------
@@ -537,23 +524,22 @@ LISTED = {
     "full_capacity", "half_capacity", "no_capacity", "never", "n/a", "true", "false", "extension",
     "email", "user", "admin", "owner", "reporting",
 }  # fmt: skip
-LISTING = {"availability_bucket", "seconds_to_respond", "call_confirmed", "screenshared"} | {
-    "accepted_from", "privilege"
-}  # fmt: skip
+LISTING = {*DemoRequests.PLACEHOLDERS, "availability_bucket", "privilege"}
 TIMESTAMP = re.compile(
-    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?)?", re.ASCII
+    r"(?a)\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?)?"
 )
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 #: A name made of these is no person's, even where an object has a key for each person.
 _WORDS = (
-    "account agent agents aggregate all at average avg by call calls canceled count counts "
-    "country cursor date demo demos duration durations email emails end ended error for from has "
-    "host id in info key kind last length limit list log meeting meetings message meta minutes "
-    "more name next number of offset overall page pages per request requests s screen second "
-    "seconds session sessions share shared shares start started stats status sum summary tab time "
-    "title to total totals ts type url user users value viewer viewers webcam window with"
+    "account agent agents aggregate all average by call calls canceled count counts cursor date "
+    "demo demos duration durations email emails end ended error for from has host id in info ip "
+    "key kind last length limit list log meeting meetings message meta minutes more name next "
+    "number of offset page pages per request requests s screen second seconds session sessions "
+    "share shared shares start started stats status sum tab time title to total totals ts type "
+    "url user users value viewer viewers webcam window with at"
 )
 WORDS = {*_WORDS.split()}
+OWN = {"extra", "id"}  # fields that the tap adds
 TYPES = {bool: "boolean", int: "integer", float: "number", dict: "object", list: "list"}
 
 
@@ -584,28 +570,30 @@ def places(document: Any, schema: Row, sent: str) -> Iterator[Place]:
         sent: All texts that the account sent, in lower case.
     """
 
-    def inside(name: str, values: list[Any], total: int, schema: Row | None, new: bool) -> Any:  # noqa: FBT001
-        yield Place(name, values, total, schema is not None, new)
+    def inside(name: str, values: list[Any], total: int, schema: Row | None, **new: bool) -> Any:
+        yield Place(name, values, total, schema is not None, **new)
         name, schema = name.partition(" ")[0], schema or {}
         if elements := [each for value in values if isinstance(value, list) for each in value]:
-            items = schema.get("items")
-            yield from inside(f"{name}[]", elements, len(elements), items, False)
+            place = f"{name}[]"
+            yield from inside(place, elements, len(elements), schema.get("items"), is_new=False)
         objects = [value for value in values if isinstance(value, dict)]
-        known, found = schema.get("properties", {}), dict[str, list[str]]()
-        is_open = "prospect" in name  # a customer's questions
+        known = {k: v for k, v in schema.get("properties", {}).items() if k not in OWN}
+        shown: dict[str, list[str]] = {}
         for key, count in sorted(Counter(itertools.chain.from_iterable(objects)).items()):
             is_usual = 2 * count >= len(objects) >= FEW and (known or name.endswith("[]"))
-            is_shown = key in known or not is_open and is_name(key, sent if is_usual else None)
-            found.setdefault(key if is_shown else "", []).append(key)
-        if hidden := found.pop("", None):
-            found[f"<key> × {len(hidden)}"] = hidden  # noqa: RUF001
-        for shown, keys in found.items():
+            is_free = "prospect" in name + key  # what a prospect is asked is up to the customer
+            is_shown = key in known or (not is_free and is_name(key, sent if is_usual else None))
+            shown.setdefault(key if is_shown else "", []).append(key)
+        if hidden := shown.pop("", None):
+            shown[f"<key> × {len(hidden)}"] = hidden  # noqa: RUF001
+        for field, keys in shown.items():
             inner = [value[key] for value in objects for key in keys if key in value]
-            total = len(objects) if [shown] == keys else len(inner)
-            new = bool(known) and not is_open and shown not in known
-            yield from inside(f"{name}.{shown}".lstrip("."), inner, total, known.get(shown), new)
+            total = len(objects) if [field] == keys else len(inner)
+            is_new = bool(known) and field not in known and "prospect" not in name
+            place = f"{name}.{field}".lstrip(".")
+            yield from inside(place, inner, total, known.get(field), is_new=is_new)
 
-    yield from inside("", [document], 1, schema, False)
+    yield from inside("", [document], 1, schema, is_new=False)
 
 
 def is_name(key: str, sent: str | None) -> bool:
@@ -615,24 +603,15 @@ def is_name(key: str, sent: str | None) -> bool:
         key: The key.
         sent: All texts that the account sent; None if each word of the key has to be in `WORDS`.
     """
-    if not FIELD_NAME.fullmatch(key) or "prospect" in key:  # a customer's questions
-        return False
     others = {*re.split("[_-]", key)} - WORDS
-    return not others or (
-        sent is not None and not any(w.strip("0123456789") in sent for w in others)
-    )
+    is_usual = sent is not None and not any(word.strip("0123456789") in sent for word in others)
+    return bool(FIELD_NAME.fullmatch(key)) and (not others or is_usual)
 
 
-def texts(value: Any) -> Iterator[str]:
-    """Yield all texts in a document, and the keys that are no names of fields."""
-    if isinstance(value, dict):
-        yield from (key for key in value if not FIELD_NAME.fullmatch(key))
-        value = [*value.values()]
-    if isinstance(value, list):
-        for inner in value:
-            yield from texts(inner)
-    elif isinstance(value, str):
-        yield value
+def texts(document: Any) -> str:
+    """Return all texts in a document, in lower case, and the keys that are no names of fields."""
+    found = re.findall(r'"((?:[^"\\]|\\.)*)"(:?)', msgspec.json.encode(document).decode())
+    return "\n".join(t for t, is_key in found if not (is_key and FIELD_NAME.fullmatch(t))).lower()
 
 
 def form_of(value: Any, name: str) -> str:
@@ -646,13 +625,7 @@ def form_of(value: Any, name: str) -> str:
 
 def known_schema(stream: CrankWheelStream) -> Row:
     """Return the JSON schema of a response, as far as the tap knows it."""
-
-    def sent(schema: Mapping[str, Any], *computed: str) -> Row:
-        fields = schema["properties"].items()
-        kept = {name: inner for name, inner in fields if name not in {"extra", *computed}}
-        return {n: i | {"properties": sent(i)} if "properties" in i else i for n, i in kept.items()}
-
-    items = {"items": {"properties": sent(SCHEMAS.get_schema(stream.name), "id")}}
+    items = {"items": SCHEMAS.get_schema(stream.name)}
     single = {"stats", "total_canceled_requests"}
     return items | {"properties": {n: {} if n in single else items for n in stream.envelope}}
 
@@ -681,22 +654,20 @@ def differences(endpoint: Endpoint, found: list[Place]) -> Iterator[str]:
     if month is None:
         yield f"the status is {rows['status']}: there is no list."
         return
-    fields = known_schema(endpoint.stream)["items"]["properties"].keys()
+    fields = SCHEMAS.get_schema(endpoint.stream.name)["properties"].keys() - OWN
     if isinstance(parsed, InvalidPayloadError):
         yield f"the tap cannot read it: {parsed}."
     else:
         for name in sorted({name for row in parsed for name in row["extra"] or ()} & fields):
             yield f"`{name}` is of another type than the tap takes, and goes into `extra`."
     if len(month.items) >= FEW:
-        for name in sorted(fields - {place.name.rpartition("[].")[2] for place in found}):
-            yield f"`{name}` is never sent."
+        sent = {place.name.rpartition("[].")[2] for place in found}
+        yield from (f"`{name}` is never sent." for name in sorted(fields - sent))
     yield from (f"the tap does not know `{place.name}`." for place in found if place.is_new)
     for row in ROWS:
         is_usual = rows[row] in {USUAL.get(row, rows[row]), UNKNOWN, NOT_HERE}
-        if not is_usual or rows[row].endswith("some are missing"):
+        if not is_usual or rows[row].endswith(("are missing", "knows")):
             yield f"{row}: {rows[row]}."
-    if endpoint.unexplained and rows["looks at the range"] != "no":
-        yield "no time that is sent fits what is selected: perhaps one that is not sent does."
 
 
 def report(tap: TapCrankWheel) -> str:
@@ -725,47 +696,40 @@ def report(tap: TapCrankWheel) -> str:
     click.echo(err=True)
     histories[0].rows["same ids as /usage"] = NOT_HERE
     histories[1].compare_ids(histories[0])
-    lines = table("", *(f"`{endpoint.name}`" for endpoint in histories))
+    lines = [f"| | {' | '.join(f'`{each.name}`' for each in histories)} |", "|---|---|---|---|"]
     lines += [f"| {row} | {' | '.join(each.rows[row] for each in histories)} |" for row in ROWS]
     lines += [
-        "",
-        f"`{UNKNOWN}`: what the account has does not show it. That `from` is inclusive and `to` is",
-        "not is never told, since it looks the same if fractions of a second are not sent.",
+        f"\n`{UNKNOWN}`: what the account has does not show it. That `from` is inclusive and `to`",
+        "is not is never told: it looks the same if fractions of a second are not sent.",
     ]
-    documents = [endpoint.month.document for endpoint in endpoints if endpoint.month]
-    sent = "\n".join(texts(documents)).lower()
+    sent = texts([endpoint.month.document for endpoint in endpoints if endpoint.month])
     differ, shapes = [], dict[str, str]()
     for endpoint in endpoints:
         found: list[Place] = []
-        lines += ["", f"**`{endpoint.name}`**, status {endpoint.rows['status']}", ""]
+        lines.append(f"\n**`{endpoint.name}`**, status {endpoint.rows['status']}\n")
         if month := endpoint.month:
             found += places(month.document, known_schema(endpoint.stream), sent)
             shape = "\n".join(shape_of(month, found))
             same = shapes.setdefault(shape, endpoint.name)
             lines.append(shape if same == endpoint.name else f"As `{same}`.")
         differ += [f"- `{endpoint.name}`: {text}" for text in differences(endpoint, found)]
-    if differ:
-        return "\n".join([*lines, "", "**What differs from what the tap assumes**", "", *differ])
-    return "\n".join([*lines, "", "Nothing differs from what the tap assumes."])
+    lines.append(
+        "\n**What differs from what the tap assumes**\n"
+        if differ
+        else "\nNothing differs from what the tap assumes."
+    )
+    return "\n".join(lines + differ)
 
 
 def shape_of(month: Listing, found: list[Place]) -> Iterator[str]:
     """Yield the lines that say what is where in a response."""
-    yield from table("Place", "Types and forms", "In", "Known")
+    yield "| Place | Types and forms | In | Known |\n|---|---|---|---|"
     for place in found:
         forms = ", ".join(sorted({form_of(value, place.name) for value in place.values}))
         name = f"`{place.name}`" if place.name else "the response"
         known = "yes" if place.is_known else "no"
         yield f"| {name} | {forms} | {len(place.values)} of {place.total} | {known} |"
     yield from (f"\n{text}" for text in equal_numbers(month.items, found))
-
-
-def table(*heads: str) -> list[str]:
-    """Return the first lines of a table."""
-    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-
-
-_config = _one_line_errors()(TapCrankWheel.cb_config)
 
 
 @click.command(help=(__doc__ or "").splitlines()[0])
