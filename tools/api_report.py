@@ -47,12 +47,12 @@ Times = tuple[float, float]  # when an item starts and ends, in seconds since 19
 UNKNOWN, NOT_HERE, NO_RESPONSE = "cannot be told", "-", "no response"
 HOUR, DAY = 3600, 86_400  # seconds
 MONTH, YEAR = 28 * DAY, 365 * DAY
-PROBES = 7  # ranges of each endpoint that are chosen by what is known so far
-CHECKS = 5  # more of them, if times seem to be cut
+PROBES = 6  # ranges of each endpoint that are chosen by what is known so far
+CHECKS = 7  # more of them, to rule out times that are not sent
 STRIDE = 11  # of the ranges, one in so many is weighed at a time
 CHOSEN = 6  # items that these ranges are laid around
-MANY = 12  # fewer items may fit a way of selecting by chance
-SURE = 2  # so many items have to rule out that the API selects by times that it does not send
+MANY = 8  # fewer items may fit a way of selecting by chance
+SURE = 3  # so many items have to rule out that the API selects by times that it does not send
 FEW = 5  # of fewer objects, a name that the tap does not know is not printed
 
 SESSION_ROWS = [
