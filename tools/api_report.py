@@ -116,17 +116,13 @@ class Way(NamedTuple):
         return after and (first <= high if to_inclusive else first < high)
 
 
-CUTS = [
-    (unit, ends, times, zone)
-    for unit, ends, times in itertools.product(UNITS, ("", "down", "out"), ("", "cut", "exact"))
+WAYS = [
+    Way(by, unit, ends, times, zone, *inclusive)
+    for by, unit in itertools.product(("start", "end", "overlap"), UNITS)
+    for ends, times in itertools.product(("", "down", "out"), ("", "cut", "exact"))
     # Ends are sent in whole seconds. What is cut to nothing else is exact to the second.
     if (not ends if unit == "second" else ends or times == "cut")
     for zone in range(0, DAY if unit == "day" and times != "exact" else 1, HOUR)
-]
-WAYS = [
-    Way(by, *cut, *inclusive)
-    for by in ("start", "end", "overlap")
-    for cut in CUTS
     for inclusive in itertools.product((True, False), repeat=2)
 ]
 #: How a server sees times that it does not send.
@@ -526,7 +522,7 @@ LISTED = {
 }  # fmt: skip
 LISTING = {*DemoRequests.PLACEHOLDERS, "availability_bucket", "privilege"}
 TIMESTAMP = re.compile(
-    r"(?a)\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?)?"
+    r"(?a)\d{4}(-\d\d){2}([T ]\d\d(:\d\d){1,2}(\.\d{1,9})?( ?(Z|UTC|[+-]\d\d:?\d\d))?)?"
 )
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 #: A name made of these is no person's, even where an object has a key for each person.
@@ -573,9 +569,8 @@ def places(document: Any, schema: Row, sent: str) -> Iterator[Place]:
     def inside(name: str, values: list[Any], total: int, schema: Row | None, **new: bool) -> Any:
         yield Place(name, values, total, schema is not None, **new)
         name, schema = name.partition(" ")[0], schema or {}
-        if elements := [each for value in values if isinstance(value, list) for each in value]:
-            place = f"{name}[]"
-            yield from inside(place, elements, len(elements), schema.get("items"), is_new=False)
+        if inner := [each for value in values if isinstance(value, list) for each in value]:
+            yield from inside(f"{name}[]", inner, len(inner), schema.get("items"), is_new=False)
         objects = [value for value in values if isinstance(value, dict)]
         known = {k: v for k, v in schema.get("properties", {}).items() if k not in OWN}
         shown: dict[str, list[str]] = {}
@@ -732,10 +727,11 @@ def shape_of(month: Listing, found: list[Place]) -> Iterator[str]:
     yield from (f"\n{text}" for text in equal_numbers(month.items, found))
 
 
+_config = _one_line_errors()(TapCrankWheel.cb_config)
+
+
 @click.command(help=(__doc__ or "").splitlines()[0])
-@click.option(
-    "--config", multiple=True, default=["ENV"], callback=_one_line_errors()(TapCrankWheel.cb_config)
-)
+@click.option("--config", multiple=True, default=["ENV"], callback=_config)
 def main(config: Any) -> None:
     """Print the report; without `--config`, read the environment."""
     with _one_line_errors():
