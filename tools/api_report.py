@@ -48,7 +48,7 @@ UNKNOWN, NOT_HERE, NO_RESPONSE = "cannot be told", "-", "no response"
 HOUR, DAY = 3600, 86_400  # seconds
 MONTH, YEAR = 28 * DAY, 365 * DAY
 PROBES = 6  # ranges of each endpoint that are chosen by what is known so far
-CHECKS = 7  # more of them, to rule out times that are not sent
+CHECKS = 6  # more of them, to rule out times that are not sent
 STRIDE = 11  # of the ranges, one in so many is weighed at a time
 CHOSEN = 6  # items that these ranges are laid around
 MANY = 8  # fewer items may fit a way of selecting by chance
@@ -167,7 +167,8 @@ def expected_left(window: tuple[int, int], ways: list[Way], items: Collection[Ti
 
 def agreeing(window: tuple[int, int], way: Way, pairs: list[tuple[Times, Times]]) -> int:
     """Return for how many times that are not sent a range selects what a way selects."""
-    return sum(UNSENT.selects(seen, *window) == way.selects(item, *window) for item, seen in pairs)
+    selected = {item: way.selects(item, *window) for item, _ in pairs}
+    return sum(UNSENT.selects(seen, *window) == selected[item] for item, seen in pairs)
 
 
 # --- an endpoint ---------------------------------------------------------------------------------
@@ -308,9 +309,9 @@ class Endpoint:
         fields = ("start_ts", "last_event_ts") if self.is_demo else ("start_date", "end_date")
         start, end = (datetime.fromtimestamp(t, timezone.utc) for t in window or (0, 0))
         self.stream.status = NO_RESPONSE
-        click.echo(".", nl=False, err=True)
         try:
             payload = self.stream.fetch(Window(start, end) if window else None).payload
+            click.echo(".", nl=False, err=True)
             listing = Listing(payload, window or (0, 0), fields)
         except (CrankWheelError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             self.error = error
@@ -404,17 +405,17 @@ class Endpoint:
         self._chosen = chosen = by_length[-CHOSEN:]
         wanted, ways = ranges_around(chosen, self.now), WAYS
         for turn in range(PROBES + CHECKS if known else 0):
-            if turn < PROBES:
-                some = ways[:: len(ways) // 80 | 1]  # since to weigh all takes long
-                best = min(wanted[turn::STRIDE], key=lambda w: expected_left(w, some, chosen))
-            else:
+            if not ways:
+                break
+            pairs: list[tuple[Times, Times]] = []
+            if turn >= PROBES:  # of the items of which the fewest are left
                 unsent = sorted((self._unsent(item, ways) for item in chosen), key=len)
-                done = sum(not pairs for pairs in unsent)
-                if done >= SURE or not ways:
-                    break
-                # Of the items for which few times are left, those that this range leaves.
-                pairs, way = [*itertools.chain(*unsent[done:SURE])], ways[0]
-                best = min(wanted, key=lambda w: agreeing(w, way, pairs))
+                pairs += itertools.chain(*unsent[sum(not left for left in unsent) : SURE])
+            some = ways[:: len(ways) // 80 | 1]  # since to weigh all takes long
+            best = min(
+                wanted if pairs else wanted[turn::STRIDE],
+                key=lambda w: (agreeing(w, some[0], pairs), expected_left(w, some, chosen)),
+            )
             wanted.remove(best)
             self.ask(best)
             ways = self._ways_left(ways, chosen)
