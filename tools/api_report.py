@@ -1,7 +1,7 @@
 """Prints how the API of an account behaves, in Markdown: only counts, names of fields and forms.
 
 To run it: `uv run --no-dev --env-file .env python tools/api_report.py`. It reads the environment,
-or `--config FILE`, as the tap does. It only sends GET, one request at a time, 50 to 62 of them.
+or `--config FILE`, as the tap does. It only sends GET, one request at a time, up to 64 of them.
 
 How a range selects is found by elimination. `WAYS` are all the ways of selecting that a server may
 plausibly have. Each response rules out the ways that would have listed other items. A row tells
@@ -694,10 +694,9 @@ def report(tap: TapCrankWheel) -> str:
     histories[1].compare_ids(histories[0])
     lines = [f"| | {' | '.join(f'`{each.name}`' for each in histories)} |", "|---|---|---|---|"]
     lines += [f"| {row} | {' | '.join(each.rows[row] for each in histories)} |" for row in ROWS]
-    lines += [
-        f"\n`{UNKNOWN}`: what the account has does not show it. That `from` is inclusive and `to`",
-        "is not is never told: it looks the same if fractions of a second are not sent.",
-    ]
+    lines.append(
+        f"\n`{UNKNOWN}`: the account does not show it, or two answers would look the same."
+    )
     sent = texts([endpoint.month.document for endpoint in endpoints if endpoint.month])
     differ, shapes = [], dict[str, str]()
     for endpoint in endpoints:
