@@ -45,8 +45,7 @@ Row = dict[str, Any]
 Times = tuple[float, float]  # when an item starts and ends, in seconds since 1970
 
 UNKNOWN, NOT_HERE, NO_RESPONSE = "cannot be told", "-", "no response"
-HOUR, DAY = 3600, 86_400  # seconds
-MONTH, YEAR = 28 * DAY, 365 * DAY
+HOUR, DAY, MONTH, YEAR = 3600, 86_400, 28 * 86_400, 365 * 86_400  # seconds
 PROBES = 6  # ranges of each endpoint that are chosen by what is known so far
 CHECKS = 6  # more of them, to rule out times that are not sent
 STRIDE = 11  # of the ranges, one in so many is weighed at a time
@@ -576,7 +575,7 @@ def places(document: Any, schema: Row, sent: str) -> Iterator[Place]:
         known = {k: v for k, v in schema.get("properties", {}).items() if k not in OWN}
         shown: dict[str, list[str]] = {}
         for key, count in sorted(Counter(itertools.chain.from_iterable(objects)).items()):
-            is_usual = 2 * count >= len(objects) >= FEW and (known or name.endswith("[]"))
+            is_usual = 2 * count >= len(objects) >= FEW and (known or re.fullmatch("[^<]*]", name))
             is_free = "prospect" in name + key  # what a prospect is asked is up to the customer
             is_shown = key in known or (not is_free and is_name(key, sent if is_usual else None))
             shown.setdefault(key if is_shown else "", []).append(key)
