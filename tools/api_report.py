@@ -362,7 +362,7 @@ class Endpoint:
     def _count(self, times: list[Any], missing: Collection[Times] = ()) -> str:
         """Return how many items are listed, how old the oldest is, and if some are missing."""
         starts = [start for start, _ in times if start]
-        oldest = f", the oldest of {(self.now - min(starts)) / DAY:.1f} days" if starts else ""
+        oldest = f", oldest {(self.now - min(starts)) / DAY:.1f} days" if starts else ""
         return f"{len(times)} items{oldest}{', and some are missing' if missing else ''}"
 
     def _fits(self, way: Way, known: Iterable[tuple[Times, Times]], listing: Listing) -> bool:
@@ -546,14 +546,12 @@ class Place(NamedTuple):
         name: Where it is.
         values: What was seen there.
         total: In how many objects or lists it could have been seen.
-        is_known: Whether the tap knows it.
         is_new: Whether the tap knows what else is there, but not this.
     """
 
     name: str
     values: list[Any]
     total: int
-    is_known: bool
     is_new: bool
 
 
@@ -567,7 +565,7 @@ def places(document: Any, schema: Row, sent: str) -> Iterator[Place]:
     """
 
     def inside(name: str, values: list[Any], total: int, schema: Row | None, **new: bool) -> Any:
-        yield Place(name, values, total, schema is not None, **new)
+        yield Place(name, values, total, **new)
         name, schema = name.partition(" ")[0], schema or {}
         if inner := [each for value in values if isinstance(value, list) for each in value]:
             yield from inside(f"{name}[]", inner, len(inner), schema.get("items"), is_new=False)
@@ -717,12 +715,11 @@ def report(tap: TapCrankWheel) -> str:
 
 def shape_of(month: Listing, found: list[Place]) -> Iterator[str]:
     """Yield the lines that say what is where in a response."""
-    yield "| Place | Types and forms | In | Known |\n|---|---|---|---|"
-    for place in found:
-        forms = ", ".join(sorted({form_of(value, place.name) for value in place.values}))
-        name = f"`{place.name}`" if place.name else "the response"
-        known = "yes" if place.is_known else "no"
-        yield f"| {name} | {forms} | {len(place.values)} of {place.total} | {known} |"
+    yield "| Place | Types and forms | In |\n|---|---|---|"
+    for name, values, total, _ in found:
+        forms = ", ".join(sorted({form_of(value, name) for value in values}))
+        share = "all" if len(values) == total else f"{len(values)} of {total}"
+        yield f"| {f'`{name}`' if name else 'the response'} | {forms} | {share} |"
     yield from (f"\n{text}" for text in equal_numbers(month.items, found))
 
 
