@@ -35,7 +35,7 @@ from tap_crankwheel.tap import TapCrankWheel, _one_line_errors
 from tap_crankwheel.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterator
 
     import requests
 
@@ -124,8 +124,6 @@ WAYS = [
     for zone in range(0, DAY if unit == "day" and times != "exact" else 1, HOUR)
     for inclusive in itertools.product((True, False), repeat=2)
 ]
-#: How a server sees times that it does not send.
-UNSENT = Way("overlap", "second", "", "", 0, from_inclusive=True, to_inclusive=True)
 
 
 def ranges_around(items: Collection[Times], now: int) -> list[tuple[int, int]]:
@@ -147,8 +145,9 @@ def unsent_times(item: Times) -> list[Times]:
     and it looks like a cut.
     """
     start, end = item
-    edges = {edge for window in ranges_around([item], 1 << 40) for edge in window}
-    moments = [edge + 0.5 for edge in edges if edge % 60 < 59 and start - DAY <= edge < end + DAY]  # noqa: PLR2004
+    edges = sorted({edge for window in ranges_around([item], 1 << 40) for edge in window})
+    between = itertools.pairwise(edge for edge in edges if start - DAY <= edge <= end + DAY)
+    moments = [(low + high) / 2 for low, high in between if high % 60 or high - low > 1]
     moments += [start - 0.1, start + 0.1, end - 0.1, end + 0.1]
     later = [(begun, m) for m in moments if m > end for begun in (start - 0.1, start + 0.1)]
     return [(moment, moment) for moment in moments] + later
@@ -166,8 +165,8 @@ def expected_left(window: tuple[int, int], ways: list[Way], items: Collection[Ti
 
 def agreeing(window: tuple[int, int], way: Way, pairs: list[tuple[Times, Times]]) -> int:
     """Return for how many times that are not sent a range selects what a way selects."""
-    selected = {item: way.selects(item, *window) for item, _ in pairs}
-    return sum(UNSENT.selects(seen, *window) == selected[item] for item, seen in pairs)
+    (low, high), selected = window, {item: way.selects(item, *window) for item, _ in pairs}
+    return sum((low < end and start < high) == selected[item] for item, (start, end) in pairs)
 
 
 # --- an endpoint ---------------------------------------------------------------------------------
@@ -365,37 +364,37 @@ class Endpoint:
         oldest = f", oldest {(self.now - min(starts)) / DAY:.1f} days" if starts else ""
         return f"{len(times)} items{oldest}{', and some are missing' if missing else ''}"
 
-    def _fits(self, way: Way, known: Iterable[tuple[Times, Times]], listing: Listing) -> bool:
+    def _fits(self, way: Way, known: Collection[Times], listing: Listing) -> bool:
         """Return whether a response lists of known items what a way selects.
 
-        Of each item, `known` has the times that are sent, and those that the server sees. What the
-        longest list lacks shows nothing: it may be cut.
+        What the longest list lacks shows nothing: it may be cut.
         """
         listed, is_whole = listing.listed, len(listing.items) < self._longest
-        return all(
-            way.selects(seen, *listing.window) == (item in listed)
-            for item, seen in known
-            if is_whole or item in listed
-        )
+        checked = (item for item in known if is_whole or item in listed)
+        return all(way.selects(item, *listing.window) == (item in listed) for item in checked)
 
     def _ways_left(self, ways: list[Way], known: Collection[Times]) -> list[Way]:
         """Return the ways that fit all responses."""
         latest = self._listings[::-1]  # those to ranges that were chosen rule out the most
-        pairs = [(item, item) for item in known]
-        return [way for way in ways if all(self._fits(way, pairs, each) for each in latest)]
+        return [way for way in ways if all(self._fits(way, known, each) for each in latest)]
 
     def _unsent(self, item: Times, ways: list[Way]) -> list[tuple[Times, Times]]:
         """Return an item with each of the times by which it may have been selected, not sent.
 
-        To a server that is exact to the second, a time of about a second from the start or the end
-        is no other.
+        To a server that is exact to the second, a time within a second of the start or the end is
+        no other.
         """
-        latest, least = self._listings[::-1], 0 if any(w.unit != "second" for w in ways) else 1.5
+        least = 0 if any(way.unit != "second" for way in ways) else 1
+        responses = [
+            (*each.window, item in each.listed)
+            for each in self._listings[::-1]
+            if item in each.listed or len(each.items) < self._longest
+        ]
         return [
-            (item, seen)
-            for seen in unsent_times(item)
-            if min(abs(seen[1] - edge) for edge in item) >= least
-            if all(self._fits(UNSENT, [(item, seen)], each) for each in latest)
+            (item, (start, end))
+            for start, end in unsent_times(item)
+            if min(abs(end - edge) for edge in item) >= least
+            if all((low < end and start < high) == listed for low, high, listed in responses)
         ]
 
     def _probe(self, known: set[Times]) -> None:
@@ -411,10 +410,11 @@ class Endpoint:
                 unsent = sorted((self._unsent(item, ways) for item in chosen), key=len)
                 pairs += itertools.chain(*unsent[sum(not left for left in unsent) : SURE])
             some = ways[:: len(ways) // 80 | 1]  # since to weigh all takes long
-            best = min(
-                wanted if pairs else wanted[turn::STRIDE],
-                key=lambda w: (agreeing(w, some[0], pairs), expected_left(w, some, chosen)),
-            )
+            offered = wanted if pairs else wanted[turn::STRIDE]
+            scores = [agreeing(window, some[0], pairs) for window in offered]
+            least = min(scores)
+            lowest = [w for w, score in zip(offered, scores, strict=True) if score == least]
+            best = min(lowest, key=lambda w: expected_left(w, some, chosen))
             wanted.remove(best)
             self.ask(best)
             ways = self._ways_left(ways, chosen)

@@ -432,6 +432,7 @@ def test_an_endpoint_that_fails_is_asked_no_more() -> None:
 def _no_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the ranges that only tell how the API selects: they take long."""
     monkeypatch.setattr(api_report, "PROBES", 0)
+    monkeypatch.setattr(api_report, "CHECKS", 0)
 
 
 PERSONAL = ("ann", "Ann Lee", "ann@example.com", "jane-doe", "prospect-jane-doe", "jane", "o'brien")
