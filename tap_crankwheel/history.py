@@ -61,7 +61,7 @@ class WindowedStream(CrankWheelStream):
         cut = max(start, min(end, self.now - DEFAULT_HISTORY))
         parts = Window(start, cut), Window(cut, end)
         found = [window for part in parts for window in windows.split(part, length)]
-        if start < cut < min(end, start + timedelta(minutes=5)):  # not worth a request of its own
+        if start < cut < min(end, start + timedelta(minutes=1)):  # not worth a request of its own
             found[:2] = [Window(start, found[1].end)]
         return found
 

@@ -179,7 +179,7 @@ def _describe(error: ValidationError) -> str:
     value: Any = error.validator_value
     is_list = isinstance(value, list)
     rule = {
-        "enum": f"without quotes, one of {', '.join(map(str, value))}" if is_list else "",
+        "enum": f"one of {', '.join(map(str, value))}, with no quotes in it" if is_list else "",
         "type": f"of type {value[0] if is_list else value}",
         "minimum": f"at least {value}",
         "maximum": f"at most {value}",
@@ -209,7 +209,7 @@ def parse_date(text: str | None) -> datetime | None:
     try:
         date = parse_timestamp(text) if text is not None else None
     except ValueError:  # not quoted: a key may have been pasted here
-        form = "2026-08-30 or 2026-08-30T20:00:00Z, without quotes"
+        form = "2026-08-30 or 2026-08-30T20:00:00Z, with no quotes in it"
         raise ValueError(f"is not a date: write it as {form}") from None
     if date and date.year < 1970:  # noqa: PLR2004
         raise ValueError("lies before 1970: set a later date")
@@ -229,7 +229,7 @@ def _timezone(name: str) -> pendulum.Timezone:
     except (ValueError, OSError):
         alike = [zone for zone in pendulum.timezones() if zone.casefold() == name.casefold()]
         example = alike[0] if alike else "Europe/Berlin or America/New_York"
-        said = f"is not an IANA time zone: write, without quotes, a name such as {example}"
+        said = f"is not an IANA time zone: write, with no quotes in it, a name such as {example}"
         raise ValueError(said) from None
 
 
@@ -239,7 +239,7 @@ def _api_url(text: str) -> str:
     except (requests.RequestException, ValueError):
         url = urlsplit("")
     if url.scheme not in {"http", "https"} or not url.hostname:
-        raise ValueError("is not a URL: write it as https://meeting.is/ss/api, without quotes")
+        raise ValueError("is not a URL: write it as https://meeting.is/ss/api, no quotes in it")
     if url.scheme == "http" and url.hostname not in LOCAL_HOSTS:
         raise ValueError("begins with http://, which sends the key unencrypted: use https://")
     return text.rstrip("/")

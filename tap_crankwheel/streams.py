@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 #: session that is left running over a weekend is not rare.
 LONGEST_SESSION = timedelta(days=7)
 
-#: Which endpoint of sessions an account has is a guess.
-SWITCH = "set usage_endpoint to usage_new, or back to usage"
+#: What to do where sessions cannot be read: which of the endpoints an account has is a guess.
+SWITCH_ENDPOINT = "set usage_endpoint to usage_new, or back to usage"
 
 
 class UsageStream(WindowedStream):
@@ -44,7 +44,7 @@ class UsageStream(WindowedStream):
     path = "/{usage_endpoint}"
     envelope = frozenset({"sessions", "stats"})
     item_start, item_end = "start_date", "end_date"
-    further_advice: ClassVar = {404: f"If it is right, {SWITCH}"}
+    further_advice: ClassVar = {404: f"If it is right, {SWITCH_ENDPOINT}"}
 
     @override
     def parse(self, payload: Payload) -> Iterator[Row]:
@@ -60,13 +60,13 @@ class UsageStream(WindowedStream):
             session = payloads.parse_item(raw, "session")
             number = session.get("session_id")
             row = self.item_parser(session)
-            payloads.require(row, "start_date", "session", SWITCH)
+            payloads.require(row, "start_date", "session", SWITCH_ENDPOINT)
             if row["session_id"] is not None:
                 number = row["session_id"]
             if type(number) is int or (type(number) is str and number):
                 row["id"] = str(number)
             else:
-                payloads.require(row, "email", "session", SWITCH)
+                payloads.require(row, "email", "session", SWITCH_ENDPOINT)
                 row["id"] = payloads.digest(row["email"], row["start_date"])
             yield row
 
@@ -80,7 +80,7 @@ class UsageStream(WindowedStream):
         if nothing_yet and not (self.testing or self.run.warned_of_no_session):
             self.run.warned_of_no_session = True
             said = "no response held a session. If there are some"
-            self.logger.warning("%s: %s, %s.", self.name, said, SWITCH)
+            self.logger.warning("%s: %s, %s.", self.name, said, SWITCH_ENDPOINT)
 
 
 class UsageSessions(UsageStream):

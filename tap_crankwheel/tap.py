@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 
     from singer_sdk import Stream
 
-#: What went wrong where a module, or a function, raises what the SDK lets through, the innermost
-#: first. The text of an exception may hold personal data, or the key; that of a schema holds names
-#: of columns alone. A test provokes each of them with the SDK.
+#: What went wrong where a module, a function, or a kind of exception gets through the SDK, the
+#: innermost first. The text of an exception may hold personal data, or the key; that of a schema
+#: holds names of columns alone. A test provokes each of them with the SDK.
 _CAUSES = {
     "singer_sdk.configuration._dict_config": "An environment variable cannot be read: the last one "
     "that the log names. Write a number as 7, a list or an object as JSON.",
-    "codecs.decode": "--config, --catalog or --state is not in UTF-8: write it again.",
     "singer_sdk.contrib.msgspec.write_message": "Standard output cannot be written: it is closed.",
     "jsonschema.validators": "stream_maps: a map does not have the form that --about describes.",
-    "singer_sdk.helpers._util": "--config, --catalog or --state does not name a file that holds a "
-    "JSON object.",
-    "singer_sdk.singerlib.catalog": "--catalog is not what --discover writes: write it again.",
     "singer_sdk.helpers._flattening._flatten_schema": "{error}. Raise flattening_max_key_length, "
     "rename the field of the stream map, or remove the question from custom_questions.",
     "singer_sdk.mapper": "stream_maps: an expression fails for a record ({kind}): perhaps a field "
     "in it is null, or a value of stream_map_config is missing or empty, or a question is not in "
     "custom_questions.",
+    "UnicodeDecodeError": "--config, --catalog or --state is not in UTF-8: write it again.",
+    "singer_sdk.helpers._util": "--config, --catalog or --state does not name a file that holds a "
+    "JSON object.",
+    "singer_sdk.singerlib.catalog": "--catalog is not what --discover writes: write it again.",
     "singer_sdk.plugin_base.from_cli_args": "--config cannot be read: it is not a JSON object.",
 }
 
@@ -92,16 +92,16 @@ class TapCrankWheel(Tap):
         """The settings, read once.
 
         Raises:
-            CrankWheelError: With a line for each that is invalid; not where the SDK asks for no
-                validation, as it does for discovery.
+            CrankWheelError: A variable is neither true nor false; or with a line for each setting
+                that is invalid, unless the SDK asks for no validation, as it does for discovery.
         """
-        self._check_names_of_settings()
+        self._check_given_names()
         settings, errors = read_settings(self.config)
         if errors and self._validate:
             raise CrankWheelError("\n".join(errors))
         return settings
 
-    def _check_names_of_settings(self) -> None:
+    def _check_given_names(self) -> None:
         variables: dict[str, str] = {}
         if self._parse_env_config:
             # Not the SDK's own, Meltano's, which begin with two underscores, and the sandbox's.
@@ -161,22 +161,23 @@ class TapCrankWheel(Tap):
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:
-        place = "bookmarks"
+        broken = "bookmarks"
         try:
             for name, bookmark in state["bookmarks"].items() if state else ():
                 if name not in self.streams:
                     raise CrankWheelError(f"The state is another tap's: it has a stream {name}.")
-                place = f"{name}: {bookmark}"
+                broken = name
                 if isinstance(self.streams[name], WindowedStream):
+                    broken = f"{name}: {bookmark.get('replication_key_value')!r}"
                     parse_date(bookmark.get("replication_key_value"))
-                endpoint = bookmark.pop("usage_endpoint", "usage")  # of an earlier snapshot
-                if endpoint not in {"usage", self.settings.usage_endpoint}:
-                    said = f"A run read /{endpoint} before: set usage_endpoint to {endpoint}."
+                old = bookmark.pop("usage_endpoint", "usage")  # of an earlier snapshot
+                if old not in {"usage", self.settings.usage_endpoint}:
+                    said = f"A run read /{old}: set usage_endpoint to {old}, or remove the state."
                     raise CrankWheelError(said)
             super().load_state(state)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise CrankWheelError(
-                f'The state is broken ({place}): its form is {{"bookmarks": {{"users": {{}}}}}}. '
+                f'The state is broken ({broken}): its form is {{"bookmarks": {{"users": {{}}}}}}. '
                 "Restore it, or remove it to read everything again (--full-refresh in Meltano)."
             ) from None
 
@@ -219,8 +220,8 @@ def _one_line_errors() -> Iterator[None]:
             raise CrankWheelError(said) from None
         frames = traceback.walk_tb(error.__traceback__)
         places = {f"{f.f_globals['__name__']}.{f.f_code.co_name}" for f, _ in frames}
+        kind = type(error).__name__
         for place, message in _CAUSES.items():
-            if any(name.startswith(place) for name in places):
-                kind = type(error).__name__
+            if place == kind or any(name.startswith(place) for name in places):
                 raise CrankWheelError(message.format(kind=kind, error=error)) from None
         raise
