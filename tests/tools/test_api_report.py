@@ -222,6 +222,13 @@ def test_a_time_that_is_not_sent_is_told_as_nothing_else(lags: str, select: str)
         assert {rows["from is inclusive"], rows["to is inclusive"]} == {UNKNOWN}
 
 
+def test_without_a_check_for_such_times_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_report, "CHECKS", 0)  # the ranges that rule them out
+    with ShiftedSandbox(LAGS["seconds"], select="end").running() as sandbox:
+        rows = told(written(sandbox))["/demo_usage"]
+    assert {rows[row] for row in SELECTION} == {UNKNOWN}
+
+
 @pytest.mark.parametrize("zone", [0, 5])
 def test_when_the_days_of_a_server_begin(zone: int) -> None:
     with ShiftedSandbox(zone=zone * 3600, exact_to="day", select="end").running() as sandbox:
