@@ -51,12 +51,7 @@ def test_the_bookmark_moves_with_each_complete_window(sandbox: Sandbox) -> None:
             if value := bookmark.get("replication_key_value"):
                 seen.append((value[:10], records))
     # The history begins on 12 August: the first two windows are empty, and count.
-    assert [value for value, _ in dict(seen).items()] == [
-        "2026-08-06",
-        "2026-08-11",
-        "2026-08-16",
-        "2026-08-21",
-    ]
+    assert [*dict(seen)] == ["2026-08-06", "2026-08-11", "2026-08-16", "2026-08-21"]
     expected = [
         sum(s["start_date"] < value for s in all_sessions(sandbox.account)) for value, _ in seen
     ]

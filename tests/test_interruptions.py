@@ -86,10 +86,10 @@ def test_cut_off_anywhere_and_resumed_nothing_is_lost(  # noqa: PLR0913, PLR0917
 
 
 def start(folder: Path, config: Row, state: Row | None) -> subprocess.Popen[bytes]:
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     arguments = ["--config", str(folder / "config.json")]
     if state:
-        (folder / "state.json").write_text(json.dumps(state))
+        (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
         arguments += ["--state", str(folder / "state.json")]
     return subprocess.Popen(
         [sys.executable, "-m", "tap_crankwheel", *arguments],

@@ -171,9 +171,9 @@ def test_what_cannot_be_written_is_one_line(
     number: int,
     message: str,
 ) -> None:
-    (tmp_path / "config.json").write_text('{"api_key": "k"}')
+    (tmp_path / "config.json").write_text('{"api_key": "k"}', encoding="utf-8")
     raw, stderr = Broken(), io.StringIO()
-    stdout = io.TextIOWrapper(io.BufferedWriter(raw))
+    stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8")
     raw.number = number
     monkeypatch.setattr(sys, "stdout", stdout if number else None)
     monkeypatch.setattr(sys, "stderr", stderr)
@@ -388,7 +388,7 @@ def test_a_state_can_come_through_a_pipe_and_with_a_byte_order_mark(
     sandbox: Sandbox, run: Run
 ) -> None:
     reading, writing = os.pipe()
-    with os.fdopen(writing, "w") as pipe:
+    with os.fdopen(writing, "w", encoding="utf-8") as pipe:
         pipe.write(f"\ufeff{json.dumps(s.state_at(usage_sessions='2026-08-31'))}")
     result = run("--state", f"/dev/fd/{reading}")
     os.close(reading)
@@ -575,7 +575,8 @@ def test_the_sandbox_tap_overrides_what_says_where_and_when(
 
 
 def test_the_installed_command_ends_without_a_traceback(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"api_key": SECRET, "start_date": "soon"}))
+    config = json.dumps({"api_key": SECRET, "start_date": "soon"})
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
     command = [sys.executable, "-m", "tap_crankwheel", "--config", f"{tmp_path}/config.json"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1

@@ -36,6 +36,7 @@ from tests.support import (
     expected_users,
     sync,
 )
+from tests.targets.readers import json_lines
 from tests.test_docs import blocks, extractor
 
 if TYPE_CHECKING:
@@ -243,14 +244,15 @@ def test_an_account_into_postgres_twice(
 
 
 def test_the_readmes_command_sets_what_meltano_yml_does(project: Project, tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall("`meltano (config set target-postgres .*?)`", readme)
     copied, path = project.copy(tmp_path), tmp_path / "meltano.yml"
-    document = yaml.safe_load(path.read_text())
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
     loader = next(x for x in document["plugins"]["loaders"] if x["name"] == "target-postgres")
-    path.write_text(yaml.safe_dump(document | {"plugins": {"loaders": [{**loader, "env": {}}]}}))
+    document["plugins"] = {"loaders": [{**loader, "env": {}}]}
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
     copied.meltano(*command.split())
-    (found,) = yaml.safe_load(path.read_text())["plugins"]["loaders"]
+    (found,) = yaml.safe_load(path.read_text(encoding="utf-8"))["plugins"]["loaders"]
     assert found == loader
 
 
@@ -340,7 +342,7 @@ def test_a_range_and_then_two_at_once_are_the_same_as_one_run(
 
 @into_duckdb
 def test_the_readmes_query_says_what_it_shows(warehouse: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     query = readme.split('uv run python -c "\n')[1].split('"\n```')[0]
     shown = readme.split("```text\n")[1].split("```")[0]
     result = subprocess.run(
@@ -397,14 +399,14 @@ def test_the_ways_to_keep_personal_data_out_leave_no_email_and_no_name(
         users=lambda: with_emails(sandbox.users()),
     )
     task = project.copy(tmp_path)
-    document = yaml.safe_load((tmp_path / "meltano.yml").read_text())
+    document = yaml.safe_load((tmp_path / "meltano.yml").read_text(encoding="utf-8"))
     for block in blocks("docs/personal-data.md", "yaml"):
         document["plugins"]["extractors"][0].update(extractor(block))
-    (tmp_path / "meltano.yml").write_text(yaml.safe_dump(document))
+    (tmp_path / "meltano.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
     with scripted.running():
         settings = environment(scripted) | {"CRANKWHEEL_SALT": "pepper"}
         task.meltano("run", "tap-crankwheel", "target-jsonl", **settings)
-    loaded = {path.stem.split("-")[0]: path.read_text() for path in tmp_path.glob("*.jsonl")}
+    loaded = {path.stem.split("-")[0]: path.read_text("utf-8") for path in tmp_path.glob("*.jsonl")}
     assert loaded.keys() == set(STREAMS)
     personal = ("@", "Ann Lee", "Prospect")
     assert not {name for name, text in loaded.items() if any(word in text for word in personal)}
@@ -422,7 +424,7 @@ def test_the_way_without_meltano(
         return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
 
     def bookmarks() -> dict[str, str]:
-        state = json.loads((tmp_path / "states.jsonl").read_text().splitlines()[-1])
+        state = json.loads((tmp_path / "states.jsonl").read_text(encoding="utf-8").splitlines()[-1])
         return {
             stream: bookmark["replication_key_value"]
             for stream, bookmark in state["bookmarks"].items()
@@ -430,10 +432,10 @@ def test_the_way_without_meltano(
         }
 
     assert shell(once) == 0
-    (tmp_path / "config.json").write_text(json.dumps(config_for(sandbox)))
+    (tmp_path / "config.json").write_text(json.dumps(config_for(sandbox)), encoding="utf-8")
     assert shell(each_run) == 0
     tables = {
-        path.name.split("-")[0]: [json.loads(line) for line in path.read_text().splitlines()]
+        path.name.split("-")[0]: json_lines(path.read_text(encoding="utf-8"))
         for path in tmp_path.glob("*-*.jsonl")
     }
     check_account(tables, sandbox.account)

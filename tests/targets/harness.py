@@ -107,7 +107,7 @@ class Target:
     quick: bool = False
 
 
-DECLARED = yaml.safe_load(Path(__file__).with_name("targets.yml").read_text())
+DECLARED = yaml.safe_load(Path(__file__).with_name("targets.yml").read_text(encoding="utf-8"))
 TARGETS = [Target(**target) for target in DECLARED]
 
 
@@ -194,11 +194,11 @@ def try_target(
             settings = json.dumps(target.config)
             for key, value in {**names, "load": load}.items():
                 settings = settings.replace(f"{{{key}}}", str(value))
-            config.write_text(settings)
+            config.write_text(settings, encoding="utf-8")
             text = "\n".join([*look.lines, ""])
             started = ("env", f"TZ={zone}", str(commands / name), *arguments)
             printed = call(*started, "--config", config, cwd=folder, stdin=text)
-            with (folder / "output").open("a") as output:
+            with (folder / "output").open("a", encoding="utf-8") as output:
                 output.write(printed)
             read = getattr(readers, f"from_{target.read}")
             compare(target, {name: read(url or folder, name) for name in STREAMS}, *both[:load])
