@@ -198,10 +198,7 @@ def captured(lines: list[str] | None = None) -> Iterator[list[str]]:
 
 
 def selecting(
-    select: tuple[str, ...],
-    config: Row,
-    state: Row | None = None,
-    clock: FakeClock | None = None,
+    select: tuple[str, ...], config: Row, state: Row | None = None, clock: FakeClock | None = None
 ) -> TapCrankWheel:
     """Return the tap with some of its streams selected."""
     state = json.loads(json.dumps(state or {}))

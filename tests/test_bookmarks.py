@@ -135,8 +135,7 @@ def test_running_sessions_are_completed_by_the_next_run(sandbox: Sandbox) -> Non
     assert all(union[number]["session_ended"] for number in running)
     requests = {r["id"]: r for run in (first, second) for r in run.records["demo_requests"]}
     assert canonical(list(requests.values()), "id") == canonical(
-        expected_requests(sandbox.account),
-        "id",
+        expected_requests(sandbox.account), "id"
     )
 
 
@@ -204,7 +203,7 @@ def test_full_table_replication_ignores_the_bookmark(sandbox: Sandbox) -> None:
         tap.sync_all()
     output = Output(lines)
     assert canonical(output.records["usage_sessions"]) == canonical(
-        expected_sessions(sandbox.account),
+        expected_sessions(sandbox.account)
     )
     # A part of the history replaces nothing.
     assert "ACTIVATE_VERSION" not in {kind for kind, _ in output.types}
@@ -212,8 +211,7 @@ def test_full_table_replication_ignores_the_bookmark(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("minutes", [-30, 30])
 def test_a_clock_that_differs_from_the_servers_loses_no_rows(
-    sandbox: Sandbox,
-    minutes: int,
+    sandbox: Sandbox, minutes: int
 ) -> None:
     union: dict[str, Row] = {}
     config = config_for(sandbox)

@@ -71,10 +71,7 @@ def test_every_event_once(
         items.append(event(f"{start.isoformat()}Z", f"{end.isoformat()}Z", **number))
     with serving(items, SELECTS[by]) as sandbox:
         config = config_for(
-            sandbox,
-            start_date=START,
-            end_date="2026-08-20",
-            window_days=window_days,
+            sandbox, start_date=START, end_date="2026-08-20", window_days=window_days
         )
         rows = sync(config, select=(stream,)).records[stream]
     key = {"usage_sessions": "start_date", "demo_requests": "start_ts"}[stream]
@@ -106,8 +103,7 @@ def test_an_event_that_lasts_for_a_month_comes_once(
 @pytest.mark.parametrize("by", ["start", "overlap"])
 @pytest.mark.parametrize("ends", ["2026-08-07T23:55:00Z", "2026-08-07T23:59:59Z"])
 def test_requests_alike_that_end_on_two_sides_of_an_edge_keep_an_id_each(
-    by: str,
-    ends: str,
+    by: str, ends: str
 ) -> None:
     start = "2026-08-07T23:50:00Z"
     items = [event(start, ends), event(start, "2026-08-08T00:15:00Z")]

@@ -44,7 +44,7 @@ def served() -> Any:
     with ExitStack() as stack:
         yield {
             select: stack.enter_context(
-                Sandbox(small_account(days=9), Behaviour(select=select)).running(),
+                Sandbox(small_account(days=9), Behaviour(select=select)).running()
             )
             for select in ("start", "end", "overlap")
         }
@@ -69,10 +69,7 @@ def test_cut_off_anywhere_and_resumed_nothing_is_lost(  # noqa: PLR0913, PLR0917
 ) -> None:
     sandbox = served[select]
     config = config_for(
-        sandbox,
-        window_days=window_days,
-        lookback_days=lookback_days,
-        max_parallel_requests=limit,
+        sandbox, window_days=window_days, lookback_days=lookback_days, max_parallel_requests=limit
     )
     warehouse, state = Warehouse(), None
     for cut in cuts:
@@ -142,9 +139,7 @@ class Gate:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT)])
 def test_a_signal_ends_a_run_that_waits_at_once(
-    sandbox: Sandbox,
-    tmp_path: Path,
-    number: signal.Signals,
+    sandbox: Sandbox, tmp_path: Path, number: signal.Signals
 ) -> None:
     gate = Gate(free=5)  # fewer than fill the pipe, which nobody reads yet
     sandbox.account.sessions_per_day = 60  # records enough that a buffer holds part of one

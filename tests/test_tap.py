@@ -281,10 +281,7 @@ LONG_ID = "how-many-people-on-your-team-would-use-screen-sharing-every-single-we
     "settings",
     [
         {"stream_maps": {"demo_requests": {"prospect_info__prospect-email": "md5('x')"}}},
-        {
-            "custom_questions": [f"{LONG_ID}-a", f"{LONG_ID}-b"],
-            "flattening_max_key_length": 63,
-        },
+        {"custom_questions": [f"{LONG_ID}-a", f"{LONG_ID}-b"], "flattening_max_key_length": 63},
     ],
     ids=str,
 )

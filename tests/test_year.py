@@ -64,7 +64,7 @@ class ChangingAccount:
                 self.session(n, *session)
                 for n, session in enumerate(self.sessions)
                 if start <= session[0] <= min(end, self.now)
-            ],
+            ]
         }
 
     def session(self, number: int, started: datetime, length: timedelta) -> Row:
