@@ -132,8 +132,7 @@ def test_each_likely_account_is_read(variant: str) -> None:
 def test_a_session_that_is_written_late_is_read_by_a_later_run() -> None:
     behaviour = Behaviour(written_after=timedelta(hours=30))
     with Sandbox(s.small_account(), behaviour).running() as sandbox:
-        config = s.config_for(sandbox)
-        del config["end_date"]
+        config = s.config_for(sandbox, end_date=None)
         first = s.sync(config, select=USAGE, clock=s.FakeClock(NOW))
         later = sandbox.account.fixed_now = NOW + timedelta(days=2)
         second = s.sync(config, state=first.state, select=USAGE, clock=s.FakeClock(later))

@@ -23,19 +23,8 @@ from tap_crankwheel.sandbox.account import Account
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
 from tap_crankwheel.sandbox.tap import NOW as SANDBOX_NOW
 from tap_crankwheel.windows import format_timestamp
+from tests import support as s
 from tests.e2e.conftest import ROOT, into_duckdb
-from tests.support import (
-    NOW,
-    STREAMS,
-    Row,
-    ScriptedSandbox,
-    canonical,
-    config_for,
-    expected_requests,
-    expected_sessions,
-    expected_users,
-    sync,
-)
 from tests.targets.readers import json_lines
 from tests.test_docs import blocks, extractor
 
@@ -48,7 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("meltano")]
 
 
 def environment(sandbox: Sandbox) -> dict[str, str]:
-    config = config_for(sandbox)
+    config = s.config_for(sandbox)
     return {f"TAP_CRANKWHEEL_{name.upper()}": value for name, value in config.items()}
 
 
@@ -63,7 +52,7 @@ def plain(value: object) -> object:
     return value
 
 
-def rows(found: Iterable[Row], *, parse: tuple[str, ...] = ()) -> list[Row]:
+def rows(found: Iterable[s.Row], *, parse: tuple[str, ...] = ()) -> list[s.Row]:
     """Return rows without what the target added, and with columns of JSON text parsed."""
     return [
         {
@@ -75,7 +64,7 @@ def rows(found: Iterable[Row], *, parse: tuple[str, ...] = ()) -> list[Row]:
     ]
 
 
-def floats(found: list[Row], *names: str) -> list[Row]:
+def floats(found: list[s.Row], *names: str) -> list[s.Row]:
     """Return rows with numbers of a type that does not tell 600 from 600.0."""
     return [
         {
@@ -90,16 +79,16 @@ OBJECTS = ("viewer_info", "log", "extra", "prospect_info", "stats")
 NUMBERS = ("duration", "webcam_s", "seconds_to_respond", "total_seconds")
 
 
-def check_account(tables: dict[str, list[Row]], account: Account) -> None:
+def check_account(tables: dict[str, list[s.Row]], account: Account) -> None:
     """Check that tables hold the account, field by field."""
     with Sandbox(account).running() as sandbox:
-        stats = sync(config_for(sandbox)).records
+        stats = s.sync(s.config_for(sandbox)).records
     # A day before the account begins, for which the tap was asked as well or not.
     first = format_timestamp(account.start)
     for stream, expected, without in (
-        ("usage_sessions", expected_sessions(account), ()),
-        ("demo_requests", expected_requests(account), ("id",)),
-        ("users", expected_users(account), ()),
+        ("usage_sessions", s.expected_sessions(account), ()),
+        ("demo_requests", s.expected_requests(account), ("id",)),
+        ("users", s.expected_users(account), ()),
         ("account_stats", [r for r in stats["account_stats"] if r["period_start"] >= first], ()),
         ("agent_stats", stats["agent_stats"], ()),
         ("demo_stats", [r for r in stats["demo_stats"] if r["period_start"] >= first], ()),
@@ -107,7 +96,7 @@ def check_account(tables: dict[str, list[Row]], account: Account) -> None:
         found = floats(rows(tables[stream], parse=OBJECTS), *NUMBERS)
         if stream in {"account_stats", "demo_stats"}:
             found = [row for row in found if row["period_start"] >= first]
-        assert canonical(found, *without) == canonical(floats(expected, *NUMBERS), *without)
+        assert s.canonical(found, *without) == s.canonical(floats(expected, *NUMBERS), *without)
 
 
 TYPES = {
@@ -176,7 +165,7 @@ def test_the_sandbox_into_duckdb(project: Project, tmp_path: Path) -> None:
     )
 
 
-def load(project: Project, sandbox: Sandbox, url: str, *arguments: str) -> dict[str, list[Row]]:
+def load(project: Project, sandbox: Sandbox, url: str, *arguments: str) -> dict[str, list[s.Row]]:
     """Run the tap into PostgreSQL, and return what is there then."""
     project.meltano(
         "run", *arguments, "tap-crankwheel", "target-postgres",
@@ -185,7 +174,7 @@ def load(project: Project, sandbox: Sandbox, url: str, *arguments: str) -> dict[
     with psycopg.connect(url, row_factory=dict_row) as connection:
         return {
             name: connection.execute(f"select * from crankwheel.{name}").fetchall()  # noqa: S608
-            for name in STREAMS
+            for name in s.STREAMS
         }
 
 
@@ -194,7 +183,7 @@ def test_an_account_into_postgres_twice(
 ) -> None:
     first = load(project, sandbox, postgres, "--state-id-suffix=twice")
     check_account(first, sandbox.account)
-    running = [s["id"] for s in first["usage_sessions"] if s["session_ended"] is False]
+    running = [x["id"] for x in first["usage_sessions"] if x["session_ended"] is False]
     assert running
     assert all(user["_sdc_deleted_at"] is None for user in first["users"])
     with psycopg.connect(postgres) as connection:
@@ -216,7 +205,7 @@ def test_an_account_into_postgres_twice(
     )
 
     del sandbox.account.users["agent2@example.com"]
-    sandbox.account.fixed_now = NOW + timedelta(hours=20)
+    sandbox.account.fixed_now = s.NOW + timedelta(hours=20)
     sandbox.account.days += 1
     sandbox.requests.clear()
     with psycopg.connect(postgres) as connection:  # whose server is in New York
@@ -229,7 +218,7 @@ def test_an_account_into_postgres_twice(
     assert [user["email"] for user in gone] == ["agent2@example.com"]
     second["users"] = [user for user in second["users"] if user not in gone]
     check_account(second, sandbox.account)
-    finished = {s["id"]: s["session_ended"] for s in second["usage_sessions"]}
+    finished = {x["id"]: x["session_ended"] for x in second["usage_sessions"]}
     assert all(finished[number] for number in running)
     assert len(sandbox.requests) == 23  # with state: the lookback, not the history
 
@@ -266,7 +255,7 @@ def test_questions_become_columns_in_postgres(
     }.items():
         monkeypatch.setenv(f"TAP_CRANKWHEEL_{name}", value)
     found = load(project, sandbox, postgres, "--full-refresh")["demo_requests"]
-    expected = expected_requests(sandbox.account, ("team-size", "has-crm"))
+    expected = s.expected_requests(sandbox.account, ("team-size", "has-crm"))
     for question in ("team-size", "has-crm", "phone"):
         answers = [row[f"prospect_info__prospect-{question}"] for row in found]
         told = [request["prospect_info"][f"prospect-{question}"] for request in expected]
@@ -288,7 +277,7 @@ def test_a_failing_list_of_users_leaves_all_of_them(
     with psycopg.connect(postgres, row_factory=dict_row) as connection:
         after = connection.execute("select * from crankwheel.users").fetchall()
     assert {row["email"] for row in after} == set(users)
-    assert canonical(rows(after)) == canonical(rows(before))
+    assert s.canonical(rows(after)) == s.canonical(rows(before))
     assert all(row["_sdc_deleted_at"] is None for row in after)
 
 
@@ -331,12 +320,12 @@ def test_a_range_and_then_two_at_once_are_the_same_as_one_run(
         list(tasks.map(part, range(1, len(RANGES))))
     run(RANGES[0][0], RANGES[-1][1], TAP_CRANKWHEEL__LOAD_SCHEMA="whole")
     with psycopg.connect(postgres, row_factory=dict_row) as connection:
-        for stream in STREAMS:
+        for stream in s.STREAMS:
             parts, whole = (
                 rows(connection.execute(f"select * from {schema}.{stream}").fetchall())  # noqa: S608
                 for schema in ("crankwheel", "whole")
             )
-            assert canonical(parts) == canonical(whole)
+            assert s.canonical(parts) == s.canonical(whole)
             assert len(parts) > 5
 
 
@@ -393,7 +382,7 @@ def with_emails(document: Any) -> Any:
 def test_the_ways_to_keep_personal_data_out_leave_no_email_and_no_name(
     project: Project, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    scripted = ScriptedSandbox(
+    scripted = s.ScriptedSandbox(
         usage=lambda *ends: with_emails(sandbox.usage(*ends)),
         demo_usage=lambda *ends: with_emails(sandbox.demo_usage(*ends)),
         users=lambda: with_emails(sandbox.users()),
@@ -407,7 +396,7 @@ def test_the_ways_to_keep_personal_data_out_leave_no_email_and_no_name(
         settings = environment(scripted) | {"CRANKWHEEL_SALT": "pepper"}
         task.meltano("run", "tap-crankwheel", "target-jsonl", **settings)
     loaded = {path.stem.split("-")[0]: path.read_text("utf-8") for path in tmp_path.glob("*.jsonl")}
-    assert loaded.keys() == set(STREAMS)
+    assert loaded.keys() == set(s.STREAMS)
     personal = ("@", "Ann Lee", "Prospect")
     assert not {name for name, text in loaded.items() if any(word in text for word in personal)}
 
@@ -432,7 +421,7 @@ def test_the_way_without_meltano(
         }
 
     assert shell(once) == 0
-    (tmp_path / "config.json").write_text(json.dumps(config_for(sandbox)), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(s.config_for(sandbox)), encoding="utf-8")
     assert shell(each_run) == 0
     tables = {
         path.name.split("-")[0]: json_lines(path.read_text(encoding="utf-8"))
@@ -440,7 +429,7 @@ def test_the_way_without_meltano(
     }
     check_account(tables, sandbox.account)
     after = bookmarks()
-    assert after["usage_sessions"] == format_timestamp(NOW)
+    assert after["usage_sessions"] == format_timestamp(s.NOW)
     assert len(after) == 5
 
     first = len(sandbox.requests)

@@ -147,9 +147,8 @@ def looks(mode: str, settings: str = "{}") -> tuple[Output, Output]:
     account = HardAccount(agents=4, sessions_per_day=40, days=6, fixed_now=FIRST)
     flat = {"flattening_enabled": True, "flattening_max_depth": 1} if mode == "flat" else {}
     with Sandbox(account).running() as sandbox:
-        config = config_for(sandbox, custom_questions=["team-size"], **flat, **json.loads(settings))
-        config["stats_period"] = "hour"
-        del config["end_date"]
+        own = {"custom_questions": ["team-size"], "stats_period": "hour", "end_date": None}
+        config = config_for(sandbox, **own, **flat, **json.loads(settings))
         first = sync(config, clock=FakeClock(FIRST))
         account.fixed_now = FIRST + timedelta(days=1)
         del account.users["agent1@example.com"]
