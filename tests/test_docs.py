@@ -114,9 +114,6 @@ def test_streams_with_hashed_emails_still_join(sandbox: Sandbox) -> None:
     addresses = [session["email"] for session in all_sessions(sandbox.account)]
     assert not any(address in "".join(output.lines) for address in addresses)
     users = {row["email"] for row in output.records["users"]}
-    for stream, field in (
-        ("usage_sessions", "email"),
-        ("agent_stats", "email"),
-        ("demo_requests", "handled_by"),
-    ):
+    fields = {"usage_sessions": "email", "agent_stats": "email", "demo_requests": "handled_by"}
+    for stream, field in fields.items():
         assert {row[field] for row in output.records[stream]} - {None} <= users
