@@ -79,7 +79,7 @@ class ObjectParser:
         return row
 
 
-# Fast path: skip msgspec (1 µs) for values of the right type.
+# Fast path: skip msgspec (a microsecond) for values of the right type.
 
 
 def parse_integer(value: object) -> object:

@@ -16,11 +16,12 @@ from singer_sdk.logging import ConsoleFormatter
 
 from tap_crankwheel.sandbox.server import Sandbox
 from tap_crankwheel.tap import TapCrankWheel
-from tests.support import FakeClock, small_account
+from tests import support as s
 from tests.targets import servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # How long an example takes says something of the machine, not of the tap.
 settings.register_profile("default", deadline=None)
@@ -67,13 +68,23 @@ def retry_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(small_account()).running() as server:
+    with Sandbox(s.small_account()).running() as server:
         yield server
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+def run(sandbox: Sandbox, tmp_path: Path) -> s.Run:
+    """Return what runs the command line against the sandbox, with some settings and files."""
+
+    def run_it(*arguments: str, files: s.Row | None = None, **settings: object) -> s.CliResult:
+        return s.run(tmp_path, s.config_for(sandbox, **settings), *arguments, **(files or {}))
+
+    return run_it
+
+
+@pytest.fixture
+def clock() -> s.FakeClock:
+    return s.FakeClock()
 
 
 @pytest.fixture(autouse=True)

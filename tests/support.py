@@ -8,6 +8,7 @@ import json
 import sys
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -114,14 +115,16 @@ class ScriptedSandbox(Sandbox):
 
 
 class Warehouse:
-    """What a target that upserts by key holds after some runs."""
+    """What a target that upserts by key holds after some runs, and the last state."""
 
     def __init__(self, *outputs: Output) -> None:
+        self.state: Row | None = None
         self.tables: dict[str, dict[tuple[Any, ...], Row]] = {name: {} for name in STREAMS}
         for output in outputs:
             self.load(output)
 
     def load(self, output: Output) -> None:
+        self.state = [self.state, *output.states][-1]
         keys = {m["stream"]: m["key_properties"] for m in output.messages if m["type"] == "SCHEMA"}
         for stream, records in output.records.items():
             for record in records:
@@ -198,10 +201,7 @@ def captured(lines: list[str] | None = None) -> Iterator[list[str]]:
 
 
 def selecting(
-    select: tuple[str, ...],
-    config: Row,
-    state: Row | None = None,
-    clock: FakeClock | None = None,
+    select: tuple[str, ...], config: Row, state: Row | None = None, clock: FakeClock | None = None
 ) -> TapCrankWheel:
     """Return the tap with some of its streams selected."""
     state = json.loads(json.dumps(state or {}))
@@ -225,11 +225,11 @@ def sync(
     return Output(written)
 
 
-def failing(config: Row, *select: str, clock: FakeClock | None = None) -> tuple[str, Output]:
+def failing(config: Row, *select: str, **run: Any) -> tuple[str, Output]:
     """Run the tap until it fails; return the one line that says why, and what was written."""
     lines: list[str] = []
     with pytest.raises(CrankWheelError) as caught:
-        sync(config, select=select or STREAMS, lines=lines, clock=clock)
+        sync(config, select=select or STREAMS, lines=lines, **run)
     assert "\n" not in caught.value.message
     assert API_KEY not in caught.value.message
     return caught.value.message, Output(lines)
@@ -324,6 +324,14 @@ class CliResult:
     @property
     def output(self) -> str:
         return self.stdout + self.stderr
+
+    @property
+    def warnings(self) -> list[str]:
+        lines = [line.split(" | ", 3) for line in self.stderr.splitlines()]
+        return [text for _, level, _, text in lines if level.strip() == "WARNING"]
+
+
+Run = Callable[..., CliResult]
 
 
 def command_line(*arguments: str, tap: type[TapCrankWheel] = QuickTap) -> CliResult:

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tap_crankwheel.windows import format_timestamp, parse_timestamp
-from tests.support import (
-    NOW,
-    FakeClock,
-    Output,
-    Row,
-    ScriptedSandbox,
-    Warehouse,
-    all_sessions,
-    canonical,
-    captured,
-    config_for,
-    expected_requests,
-    expected_sessions,
-    ranges,
-    selecting,
-    slow,
-    state_at,
-    sync,
-)
+from tests import support as s
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -38,8 +21,8 @@ STATISTICS = ("account_stats", "agent_stats")
 
 
 def test_the_bookmark_moves_with_each_complete_window(sandbox: Sandbox) -> None:
-    config = config_for(sandbox, window_days=5, start_date="2026-08-01", end_date="2026-08-21")
-    output = sync(config, select=("usage_sessions",))
+    config = s.config_for(sandbox, window_days=5, start_date="2026-08-01", end_date="2026-08-21")
+    output = s.sync(config, select=("usage_sessions",))
     seen: list[tuple[str, int]] = []
     records = 0
     for message in output.messages:
@@ -51,26 +34,21 @@ def test_the_bookmark_moves_with_each_complete_window(sandbox: Sandbox) -> None:
             if value := bookmark.get("replication_key_value"):
                 seen.append((value[:10], records))
     # The history begins on 12 August: the first two windows are empty, and count.
-    assert [value for value, _ in dict(seen).items()] == [
-        "2026-08-06",
-        "2026-08-11",
-        "2026-08-16",
-        "2026-08-21",
-    ]
+    assert [*dict(seen)] == ["2026-08-06", "2026-08-11", "2026-08-16", "2026-08-21"]
     expected = [
-        sum(s["start_date"] < value for s in all_sessions(sandbox.account)) for value, _ in seen
+        sum(x["start_date"] < value for x in s.all_sessions(sandbox.account)) for value, _ in seen
     ]
     assert [count for _, count in seen] == expected
     assert expected[0] == expected[1] == 0
 
 
 def test_the_bookmark_does_not_move_within_a_window(sandbox: Sandbox) -> None:
-    config = config_for(sandbox, window_days=5, start_date="2026-08-11", end_date="2026-08-31")
-    with captured() as lines:
-        tap = selecting(("usage_sessions",), config)
+    config = s.config_for(sandbox, window_days=5, start_date="2026-08-11", end_date="2026-08-31")
+    with s.captured() as lines:
+        tap = s.selecting(("usage_sessions",), config)
         tap.streams["usage_sessions"].STATE_MSG_FREQUENCY = 1
         tap.sync_all()
-    states = [state["bookmarks"]["usage_sessions"] for state in Output(lines).states]
+    states = [state["bookmarks"]["usage_sessions"] for state in s.Output(lines).states]
     assert len(states) > 100  # one for each record, and for each window
     edges = ["2026-08-16", "2026-08-21", "2026-08-26", "2026-08-31"]
     values = [state.get("replication_key_value") for state in states]
@@ -94,7 +72,7 @@ CASES: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize(
-    "stream", ["usage_sessions", "account_stats", *slow("demo_requests", "agent_stats")]
+    "stream", ["usage_sessions", "account_stats", *s.slow("demo_requests", "agent_stats")]
 )
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_reads_its_range_and_bookmarks_its_end(
@@ -102,11 +80,11 @@ def test_a_run_reads_its_range_and_bookmarks_its_end(
 ) -> None:
     *settings, low, high, reached = CASES[case]
     start, end, bookmark = (text and f"2026-{text}" for text in settings[:3])
-    config = config_for(
+    config = s.config_for(
         sandbox, start_date=start, end_date=end, lookback_days=settings[3], window_days=1
     )
-    state = state_at(**{stream: format_timestamp(parse_timestamp(bookmark))}) if bookmark else None
-    output = sync(config, state=state, select=(stream,), clock=FakeClock(NOW))
+    state: Any = bookmark and s.state_at(**{stream: format_timestamp(parse_timestamp(bookmark))})
+    output = s.sync(config, state=state, select=(stream,), clock=s.FakeClock(s.NOW))
 
     def at(text: str) -> datetime:  # statistics begin, and begin again, with a whole day
         return parse_timestamp(f"2026-{text[:5] if stream in STATISTICS else text}")
@@ -116,68 +94,60 @@ def test_a_run_reads_its_range_and_bookmarks_its_end(
         assert sandbox.requests == []
         return
     assert output.records[stream]
-    asked = ranges(sandbox, "demo_usage" if stream == "demo_requests" else "usage")
+    asked = s.ranges(sandbox, "demo_usage" if stream == "demo_requests" else "usage")
     assert min(asked)[0] == at(low) - SECOND
-    assert max(asked)[1] == min(parse_timestamp(f"2026-{high}") + SECOND, NOW)
+    assert max(asked)[1] == min(parse_timestamp(f"2026-{high}") + SECOND, s.NOW)
 
 
 def test_a_bookmark_in_the_future_is_replaced_window_by_window(sandbox: Sandbox) -> None:
-    state = state_at(usage_sessions="2026-10-01T00:00:00.000000Z")
-    config = config_for(sandbox, lookback_days=3, window_days=1)
-    output = sync(config, state=state, select=("usage_sessions",), clock=FakeClock(NOW))
-    written = [s["bookmarks"]["usage_sessions"]["replication_key_value"] for s in output.states]
+    state = s.state_at(usage_sessions="2026-10-01T00:00:00.000000Z")
+    config = s.config_for(sandbox, lookback_days=3, window_days=1)
+    output = s.sync(config, state=state, select=("usage_sessions",), clock=s.FakeClock(s.NOW))
+    written = [x["bookmarks"]["usage_sessions"]["replication_key_value"] for x in output.states]
     assert {value[5:10] for value in written} == {"10-01", "08-30", "08-31", "09-01"}
 
 
 def test_running_sessions_are_completed_by_the_next_run(sandbox: Sandbox) -> None:
-    first = sync(config_for(sandbox))
-    running = {s["id"] for s in first.records["usage_sessions"] if not s["session_ended"]}
+    first = s.sync(s.config_for(sandbox))
+    running = {x["id"] for x in first.records["usage_sessions"] if not x["session_ended"]}
     assert running
-    sandbox.account.fixed_now = NOW + timedelta(hours=20)
-    second = sync(config_for(sandbox), state=first.state)
-    union = {s["id"]: s for run in (first, second) for s in run.records["usage_sessions"]}
-    assert canonical(list(union.values())) == canonical(expected_sessions(sandbox.account))
-    assert all(union[number]["session_ended"] for number in running)
-    requests = {r["id"]: r for run in (first, second) for r in run.records["demo_requests"]}
-    assert canonical(list(requests.values()), "id") == canonical(
-        expected_requests(sandbox.account),
-        "id",
-    )
+    sandbox.account.fixed_now = s.NOW + timedelta(hours=20)
+    second = s.sync(s.config_for(sandbox), state=first.state)
+    warehouse = s.Warehouse(first, second)
+    s.check_events(warehouse, sandbox.account)
+    ended = {x["id"] for x in warehouse["usage_sessions"] if x["session_ended"]}
+    assert running <= ended
 
 
 @pytest.mark.parametrize(
-    "inclusive", [(True, True), (False, False), *slow((True, False), (False, True))], ids=str
+    "inclusive", [(True, True), (False, False), *s.slow((True, False), (False, True))], ids=str
 )
 @pytest.mark.parametrize("whole", [False, True])
 def test_nothing_is_lost_at_the_newest_edge_and_nothing_asked_beyond_it(
     inclusive: tuple[bool, bool], *, whole: bool
 ) -> None:
     """Runs without lookback, seconds apart, while something starts each quarter of a second."""
-    clock = FakeClock(NOW + SECOND * 0.3)
-    starts = [NOW + n * SECOND / 4 for n in range(-8, 240)]
+    clock = s.FakeClock(s.NOW + SECOND * 0.3)
+    starts = [s.NOW + n * SECOND / 4 for n in range(-8, 240)]
 
-    def respond(low: datetime, high: datetime) -> Row:
+    def respond(low: datetime, high: datetime) -> s.Row:
         assert high <= clock.now
-        found = []
-        for number, start in enumerate(starts):
+        found, edges = [], {*itertools.compress((low, high), inclusive)}
+        for number, start in enumerate(x for x in starts if x <= clock.now):
             looked_at = start.replace(microsecond=0) if whole else start
-            after = low <= looked_at if inclusive[0] else low < looked_at
-            before = looked_at <= high if inclusive[1] else looked_at < high
-            if after and before and start <= clock.now:
+            if low < looked_at < high or looked_at in edges:
                 item = {"session_id": number, "email": "a", "duration": 1}
                 found.append(item | dict.fromkeys(("start_date", "start_ts"), str(start)))
         return {"sessions": found, "total_canceled_requests": len(found)}
 
-    warehouse, state = Warehouse(), None
-    with ScriptedSandbox(usage=respond, demo_usage=respond).running() as sandbox:
-        config = config_for(sandbox, start_date=f"{NOW - 2 * SECOND:%Y-%m-%dT%H:%M:%SZ}")
+    warehouse = s.Warehouse()
+    with s.ScriptedSandbox(usage=respond, demo_usage=respond).running() as sandbox:
+        config = s.config_for(sandbox, start_date=str(s.NOW - 2 * SECOND))
         config |= {"end_date": None, "lookback_days": 0}
         for seconds in (0.3, 0.9, 1.2, 2.7, 30, 58.6):
-            clock.now = NOW + seconds * SECOND
-            output = sync(config, state=state, clock=clock)
-            warehouse.load(output)
-            state = output.state
-    last = format_timestamp(NOW + 57 * SECOND)
+            clock.now = s.NOW + seconds * SECOND
+            warehouse.load(s.sync(config, state=warehouse.state, clock=clock))
+    last = format_timestamp(s.NOW + 57 * SECOND)
     expected = {format_timestamp(start) for start in starts}
     for stream, field in (("usage_sessions", "start_date"), ("demo_requests", "start_ts")):
         found = [row[field] for row in warehouse[stream] if row[field] < last]
@@ -192,46 +162,39 @@ def test_nothing_is_lost_at_the_newest_edge_and_nothing_asked_beyond_it(
 def test_a_daily_run_requests_no_more_than_the_lookback_needs(
     sandbox: Sandbox, period: str, requests: int
 ) -> None:
-    config = config_for(sandbox, stats_period=period)
-    del config["end_date"]
-    first = sync(config, clock=FakeClock(NOW))
+    config = s.config_for(sandbox, stats_period=period, end_date=None)
+    first = s.sync(config, clock=s.FakeClock(s.NOW))
     sandbox.requests.clear()
-    sync(config, state=first.state, clock=FakeClock(NOW + timedelta(days=1)))
+    s.sync(config, state=first.state, clock=s.FakeClock(s.NOW + timedelta(days=1)))
     # docs/running.md and docs/performance.md state these numbers.
     assert len(sandbox.requests) == requests
 
 
 def test_full_table_replication_ignores_the_bookmark(sandbox: Sandbox) -> None:
-    state = state_at(usage_sessions="2026-08-31T00:00:00.000000Z")
-    with captured() as lines:
-        tap = selecting(("usage_sessions",), config_for(sandbox), state)
+    state = s.state_at(usage_sessions="2026-08-31T00:00:00.000000Z")
+    with s.captured() as lines:
+        tap = s.selecting(("usage_sessions",), s.config_for(sandbox), state)
         tap.streams["usage_sessions"].forced_replication_method = "FULL_TABLE"
         tap.sync_all()
-    output = Output(lines)
-    assert canonical(output.records["usage_sessions"]) == canonical(
-        expected_sessions(sandbox.account),
-    )
+    output = s.Output(lines)
+    expected = s.expected_sessions(sandbox.account)
+    assert s.canonical(output.records["usage_sessions"]) == s.canonical(expected)
     # A part of the history replaces nothing.
     assert "ACTIVATE_VERSION" not in {kind for kind, _ in output.types}
 
 
 @pytest.mark.parametrize("minutes", [-30, 30])
 def test_a_clock_that_differs_from_the_servers_loses_no_rows(
-    sandbox: Sandbox,
-    minutes: int,
+    sandbox: Sandbox, minutes: int
 ) -> None:
-    union: dict[str, Row] = {}
-    config = config_for(sandbox)
-    del config["end_date"]
-    state: Row | None = None
+    config, warehouse = s.config_for(sandbox, end_date=None), s.Warehouse()
     for hours in (0, 6, 12, 18, 24):
-        here = NOW + timedelta(hours=hours)
+        here = s.NOW + timedelta(hours=hours)
         sandbox.account.fixed_now = here + timedelta(minutes=minutes)
-        output = sync(config, state=state, select=("usage_sessions",), clock=FakeClock(here))
-        state = output.state
+        run: Any = {"select": ("usage_sessions",), "clock": s.FakeClock(here)}
+        warehouse.load(output := s.sync(config, state=warehouse.state, **run))
         assert output.bookmarks["usage_sessions"] == format_timestamp(here)
-        union |= {row["id"]: row for row in output.records["usage_sessions"]}
-    sandbox.account.fixed_now = NOW + timedelta(hours=24, minutes=min(minutes, 0))
-    seen = [row for row in union.values() if row["start_date"] <= format_timestamp(here)]
-    numbers = {s["session_id"] for s in all_sessions(sandbox.account)}
+    sandbox.account.fixed_now = s.NOW + timedelta(hours=24, minutes=min(minutes, 0))
+    seen = [x for x in warehouse["usage_sessions"] if x["start_date"] <= format_timestamp(here)]
+    numbers = {x["session_id"] for x in s.all_sessions(sandbox.account)}
     assert {row["session_id"] for row in seen} >= numbers

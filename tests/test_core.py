@@ -7,7 +7,5 @@ from singer_sdk.testing import SuiteConfig, get_tap_test_class
 from tap_crankwheel.sandbox.tap import TapCrankWheelSandbox
 
 TestTapCrankWheel = get_tap_test_class(
-    TapCrankWheelSandbox,
-    config={},
-    suite_config=SuiteConfig(max_records_limit=500),
+    TapCrankWheelSandbox, config={}, suite_config=SuiteConfig(max_records_limit=500)
 )

@@ -24,9 +24,8 @@ PAGES = {path.stem for path in (ROOT / "docs").glob("*.md")}
 
 def blocks(page: str, language: str) -> list[str]:
     """Return the blocks of code of a page."""
-    return re.findall(
-        rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL
-    )
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def extractor(block: str) -> Row:
@@ -49,13 +48,13 @@ def test_every_link_leads_somewhere_and_every_page_is_in_the_menu(tmp_path: Path
     assert built.stderr == ""
     assert built.returncode == 0
     assert (tmp_path / "site" / "index.html").exists()
-    first = (tmp_path / "site" / "README" / "index.html").read_text()
+    first = (tmp_path / "site" / "README" / "index.html").read_text(encoding="utf-8")
     menu = first.split("sidebar-tree")[1].split("</div>")[0]
     assert {f"../docs/{page}/" for page in PAGES} <= set(re.findall(r'href="([^"]+)"', menu))
 
 
 def test_the_readme_is_short_and_lists_every_page() -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) < 170
     assert all(f"](docs/{page}.md)" in readme for page in PAGES)
     table = readme.split("| Setting |")[1].split("\n\n")[0]
@@ -87,9 +86,10 @@ def test_python_and_yaml_can_be_parsed(page: str) -> None:
 
 def test_errors_that_are_explained_exist() -> None:
     """Each message of the page is found in the code, up to what is inserted into it."""
-    package = (ROOT / "tap_crankwheel").glob("*.py")
-    code = re.sub(r'"\s*\n\s*f?"', "", "".join(path.read_text() for path in package))
-    page = (ROOT / "docs" / "troubleshooting.md").read_text().split("## Meltano")[0]
+    files = (ROOT / "tap_crankwheel").glob("*.py")
+    package = "".join(path.read_text(encoding="utf-8") for path in files)
+    code = re.sub(r'"\s*\n\s*f?"', "", package)
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").split("## Meltano")[0]
     causes = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
     messages = [message for cause in causes for message in re.findall("`(.*?)`", cause)]
     assert len(messages) > 12
@@ -114,9 +114,6 @@ def test_streams_with_hashed_emails_still_join(sandbox: Sandbox) -> None:
     addresses = [session["email"] for session in all_sessions(sandbox.account)]
     assert not any(address in "".join(output.lines) for address in addresses)
     users = {row["email"] for row in output.records["users"]}
-    for stream, field in (
-        ("usage_sessions", "email"),
-        ("agent_stats", "email"),
-        ("demo_requests", "handled_by"),
-    ):
+    fields = {"usage_sessions": "email", "agent_stats": "email", "demo_requests": "handled_by"}
+    for stream, field in fields.items():
         assert {row[field] for row in output.records[stream]} - {None} <= users

@@ -56,12 +56,7 @@ SELECTS: dict[str, Selects] = {
 @pytest.mark.parametrize("by", SELECTS)
 @pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "without id"])
 @pytest.mark.parametrize("window_days", [1, *slow(7)])
-def test_every_event_once(
-    stream: str,
-    by: str,
-    numbered: bool,  # noqa: FBT001
-    window_days: int,
-) -> None:
+def test_every_event_once(stream: str, by: str, window_days: int, *, numbered: bool) -> None:
     first = datetime.fromisoformat(START)
     items = []
     for n in range(14 * 24):  # one an hour, some over midnight, some of no length
@@ -70,12 +65,8 @@ def test_every_event_once(
         number = {"session_id": n} if numbered else {}
         items.append(event(f"{start.isoformat()}Z", f"{end.isoformat()}Z", **number))
     with serving(items, SELECTS[by]) as sandbox:
-        config = config_for(
-            sandbox,
-            start_date=START,
-            end_date="2026-08-20",
-            window_days=window_days,
-        )
+        dates = {"start_date": START, "end_date": "2026-08-20"}
+        config = config_for(sandbox, window_days=window_days, **dates)
         rows = sync(config, select=(stream,)).records[stream]
     key = {"usage_sessions": "start_date", "demo_requests": "start_ts"}[stream]
     assert sorted(row[key] for row in rows) == sorted(
@@ -88,9 +79,7 @@ def test_every_event_once(
 @pytest.mark.parametrize("by", SELECTS)
 @pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "without id"])
 def test_an_event_that_lasts_for_a_month_comes_once(
-    stream: str,
-    by: str,
-    numbered: bool,  # noqa: FBT001
+    stream: str, by: str, *, numbered: bool
 ) -> None:
     number = {"session_id": 1} if numbered else {}
     items = [event("2026-07-30T10:00:00Z", "2026-09-02T10:00:00Z", **number)]
@@ -106,8 +95,7 @@ def test_an_event_that_lasts_for_a_month_comes_once(
 @pytest.mark.parametrize("by", ["start", "overlap"])
 @pytest.mark.parametrize("ends", ["2026-08-07T23:55:00Z", "2026-08-07T23:59:59Z"])
 def test_requests_alike_that_end_on_two_sides_of_an_edge_keep_an_id_each(
-    by: str,
-    ends: str,
+    by: str, ends: str
 ) -> None:
     start = "2026-08-07T23:50:00Z"
     items = [event(start, ends), event(start, "2026-08-08T00:15:00Z")]

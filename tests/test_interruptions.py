@@ -15,39 +15,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tap_crankwheel.errors import CrankWheelError
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
-from tests.support import (
-    Output,
-    Row,
-    Warehouse,
-    canonical,
-    check_events,
-    config_for,
-    slow,
-    small_account,
-    sync,
-)
+from tests import support as s
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def check(warehouse: Warehouse, sandbox: Sandbox, whole: Output) -> None:
-    check_events(warehouse, sandbox.account)
+def check(warehouse: s.Warehouse, sandbox: Sandbox, whole: s.Output) -> None:
+    s.check_events(warehouse, sandbox.account)
     for stream in ("account_stats", "agent_stats"):
-        assert canonical(warehouse[stream]) == canonical(whole.records[stream])
+        assert s.canonical(warehouse[stream]) == s.canonical(whole.records[stream])
 
 
 @pytest.fixture(scope="module")
 def served() -> Any:
+    account, selects = s.small_account(days=9), ("start", "end", "overlap")
+    sandboxes = {x: Sandbox(account, Behaviour(select=x)) for x in selects}
     with ExitStack() as stack:
-        yield {
-            select: stack.enter_context(
-                Sandbox(small_account(days=9), Behaviour(select=select)).running(),
-            )
-            for select in ("start", "end", "overlap")
-        }
+        yield {x: stack.enter_context(sandbox.running()) for x, sandbox in sandboxes.items()}
 
 
 @pytest.mark.slow
@@ -67,29 +53,20 @@ def test_cut_off_anywhere_and_resumed_nothing_is_lost(  # noqa: PLR0913, PLR0917
     lookback_days: int,
     limit: int,
 ) -> None:
-    sandbox = served[select]
-    config = config_for(
-        sandbox,
-        window_days=window_days,
-        lookback_days=lookback_days,
-        max_parallel_requests=limit,
-    )
-    warehouse, state = Warehouse(), None
+    sandbox, days = served[select], {"window_days": window_days, "lookback_days": lookback_days}
+    config = s.config_for(sandbox, max_parallel_requests=limit, **days)
+    warehouse = s.Warehouse()
     for cut in cuts:
-        lines = sync(config, state=state).lines[:cut]
-        output = Output(lines)
-        warehouse.load(output)
-        state = output.state if output.states else state
-    last = sync(config, state=state)
-    warehouse.load(last)
-    check(warehouse, sandbox, sync(config))
+        warehouse.load(s.Output(s.sync(config, state=warehouse.state).lines[:cut]))
+    warehouse.load(s.sync(config, state=warehouse.state))
+    check(warehouse, sandbox, s.sync(config))
 
 
-def start(folder: Path, config: Row, state: Row | None) -> subprocess.Popen[bytes]:
-    (folder / "config.json").write_text(json.dumps(config))
+def start(folder: Path, config: s.Row, state: s.Row | None) -> subprocess.Popen[bytes]:
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     arguments = ["--config", str(folder / "config.json")]
     if state:
-        (folder / "state.json").write_text(json.dumps(state))
+        (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
         arguments += ["--state", str(folder / "state.json")]
     return subprocess.Popen(
         [sys.executable, "-m", "tap_crankwheel", *arguments],
@@ -105,22 +82,20 @@ def complete_lines(data: bytes) -> list[str]:
 @pytest.mark.slow
 def test_killed_over_and_over_nothing_is_lost(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.account.sessions_per_day = 60  # more than fits into the pipe
-    config = config_for(sandbox, window_days=1)
+    config = s.config_for(sandbox, window_days=1)
     rng = random.Random(6)  # noqa: S311
-    warehouse, state, kills = Warehouse(), None, 0
+    warehouse, kills = s.Warehouse(), 0
     for _ in range(12):
-        with start(tmp_path, config, state) as tap:
+        with start(tmp_path, config, warehouse.state) as tap:
             assert tap.stdout
             data = b"".join(tap.stdout.readline() for _ in range(rng.randrange(1, 120)))
             tap.kill()
             # What was on its way when the tap was killed still arrives, perhaps half a line.
-            output = Output(complete_lines(data + tap.stdout.read()))
-        warehouse.load(output)
-        state = output.state if output.states else state
+            warehouse.load(s.Output(complete_lines(data + tap.stdout.read())))
         kills += tap.returncode == -signal.SIGKILL
     assert kills >= 5
-    warehouse.load(sync(config, state=state))
-    check(warehouse, sandbox, sync(config))
+    warehouse.load(s.sync(config, state=warehouse.state))
+    check(warehouse, sandbox, s.sync(config))
 
 
 class Gate:
@@ -140,16 +115,14 @@ class Gate:
             self.open.wait(60)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *s.slow(signal.SIGINT)])
 def test_a_signal_ends_a_run_that_waits_at_once(
-    sandbox: Sandbox,
-    tmp_path: Path,
-    number: signal.Signals,
+    sandbox: Sandbox, tmp_path: Path, number: signal.Signals
 ) -> None:
     gate = Gate(free=5)  # fewer than fill the pipe, which nobody reads yet
     sandbox.account.sessions_per_day = 60  # records enough that a buffer holds part of one
     sandbox.behaviour = Behaviour(faults=gate)
-    with start(tmp_path, config_for(sandbox), None) as tap:
+    with start(tmp_path, s.config_for(sandbox), None) as tap:
         assert gate.reached.wait(60)
         tap.send_signal(number)
         out, err = tap.communicate(timeout=60)  # no response ever comes
@@ -157,16 +130,14 @@ def test_a_signal_ends_a_run_that_waits_at_once(
     assert tap.returncode == 0  # as the SDK has it
     assert b"Traceback" not in err
     assert out.endswith(b"\n")
-    output = Output(complete_lines(out))
-    warehouse = Warehouse()
-    warehouse.load(output)
+    warehouse = s.Warehouse(s.Output(complete_lines(out)))
     sandbox.behaviour = Behaviour()
-    warehouse.load(sync(config_for(sandbox), state=output.state))
-    check(warehouse, sandbox, sync(config_for(sandbox)))
+    warehouse.load(s.sync(s.config_for(sandbox), state=warehouse.state))
+    check(warehouse, sandbox, s.sync(s.config_for(sandbox)))
 
 
 def test_a_closed_pipe_ends_the_run_in_one_line(sandbox: Sandbox, tmp_path: Path) -> None:
-    with start(tmp_path, config_for(sandbox), None) as tap:
+    with start(tmp_path, s.config_for(sandbox), None) as tap:
         assert tap.stdout
         assert tap.stderr
         tap.stdout.readline()
@@ -181,16 +152,12 @@ def test_a_closed_pipe_ends_the_run_in_one_line(sandbox: Sandbox, tmp_path: Path
 
 def test_a_run_that_fails_keeps_what_it_has(sandbox: Sandbox) -> None:
     """A server that fails half way: what was complete stays, and the next run goes on."""
-    warehouse, state = Warehouse(), None
+    warehouse = s.Warehouse()
     for free in (10, 12, 14, 5):
-        faults = iter([*[None] * free, *["403"] * 100])
-        sandbox.behaviour = Behaviour(faults=faults)
-        lines: list[str] = []
-        with pytest.raises(CrankWheelError, match="403"):
-            sync(config_for(sandbox), state=state, lines=lines)
-        output = Output(lines)
+        sandbox.behaviour = Behaviour(faults=iter([*[None] * free, *["403"] * 100]))
+        message, output = s.failing(s.config_for(sandbox), state=warehouse.state)
+        assert "403" in message
         warehouse.load(output)
-        state = output.state if output.states else state
     sandbox.behaviour = Behaviour()
-    warehouse.load(sync(config_for(sandbox), state=state))
-    check(warehouse, sandbox, sync(config_for(sandbox)))
+    warehouse.load(s.sync(s.config_for(sandbox), state=warehouse.state))
+    check(warehouse, sandbox, s.sync(s.config_for(sandbox)))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
@@ -24,14 +24,9 @@ if TYPE_CHECKING:
 HEADERS = {"Authorization": f"Basic {API_KEY}"}
 
 
-def call(sandbox: Sandbox, method: str, path: str, **kwargs: object) -> requests.Response:
-    return requests.request(
-        method,
-        f"{sandbox.url}/{path}",
-        headers=HEADERS,
-        timeout=60,
-        **kwargs,  # type: ignore[arg-type]
-    )
+def call(sandbox: Sandbox, method: str, path: str, **kwargs: Any) -> requests.Response:
+    url = f"{sandbox.url}/{path}"
+    return requests.request(method, url, headers=HEADERS, timeout=60, **kwargs)
 
 
 def test_the_histories_list_what_the_account_has(sandbox: Sandbox) -> None:

@@ -23,7 +23,7 @@ def test_no_private_member_of_the_sdk_is_used() -> None:
     used: set[str] = set()
     defined: set[str] = set()
     for path in Path(tap_crankwheel.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 defined.add(node.name)
             elif isinstance(node, ast.Attribute):

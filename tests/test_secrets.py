@@ -41,10 +41,7 @@ FAULTS = [
     [*((form, None) for form in FORMS), *(("as it is", fault) for fault in FAULTS[1:])],
 )
 def test_the_key_never_appears(
-    sandbox: Sandbox,
-    tmp_path: Path,
-    form: str,
-    fault: str | None,
+    sandbox: Sandbox, tmp_path: Path, form: str, fault: str | None
 ) -> None:
     sandbox.behaviour = Behaviour(faults=itertools.repeat(fault))
     result = run(tmp_path, config_for(sandbox, api_key=FORMS[form]))
@@ -55,9 +52,7 @@ def test_the_key_never_appears(
 
 @pytest.mark.parametrize("arguments", [("--about",), ("--discover",), ("--test",), ("--version",)])
 def test_the_key_is_in_nothing_the_command_line_tells(
-    sandbox: Sandbox,
-    tmp_path: Path,
-    arguments: tuple[str],
+    sandbox: Sandbox, tmp_path: Path, arguments: tuple[str]
 ) -> None:
     result = run(tmp_path, config_for(sandbox, api_key=KEY), *arguments)
     assert KEY not in result.output
@@ -65,8 +60,7 @@ def test_the_key_is_in_nothing_the_command_line_tells(
 
 
 @pytest.mark.parametrize(
-    "api_url",
-    [f"https://{KEY}@crankwheel.invalid/ss/api", f"http://127.0.0.1:9/{KEY}"],
+    "api_url", [f"https://{KEY}@crankwheel.invalid/ss/api", f"http://127.0.0.1:9/{KEY}"]
 )
 def test_a_key_in_the_url_is_not_logged_either(tmp_path: Path, api_url: str) -> None:
     config = {"api_key": "k", "api_url": api_url, "start_date": "2026-08-01"}

@@ -9,60 +9,49 @@ import pytest
 
 from tap_crankwheel.tap import TapCrankWheel
 from tap_crankwheel.windows import format_timestamp
-from tests.support import (
-    NOW,
-    Output,
-    Row,
-    all_requests,
-    canonical,
-    captured,
-    config_for,
-    expected_requests,
-    slow,
-    sync,
-)
+from tests import support as s
 
 if TYPE_CHECKING:
     from tap_crankwheel.sandbox.server import Sandbox
 
 
 def test_a_named_question_is_a_field_and_another_one_is_in_extra(sandbox: Sandbox) -> None:
-    output = sync(
-        config_for(sandbox, custom_questions=["team-size", "name"]), select=("demo_requests",)
+    output = s.sync(
+        s.config_for(sandbox, custom_questions=["team-size", "name"]), select=("demo_requests",)
     )
     (declared,) = (m["schema"] for m in output.messages if m["type"] == "SCHEMA")
     fields = declared["properties"]["prospect_info"]["properties"]
     assert list(fields)[-2:] == ["prospect-team-size", "extra"]
     assert fields["prospect-team-size"]["type"] == ["null", "string"]
     assert "entered" in fields["prospect-name"]["description"]
-    assert canonical(output.records["demo_requests"], "id") == canonical(
-        expected_requests(sandbox.account, ("team-size",)), "id"
+    assert s.canonical(output.records["demo_requests"], "id") == s.canonical(
+        s.expected_requests(sandbox.account, ("team-size",)), "id"
     )
 
 
 def test_deselecting_prospect_info_removes_all_of_it(sandbox: Sandbox) -> None:
-    with captured() as lines:
-        tap = TapCrankWheel(config=config_for(sandbox))
+    with s.captured() as lines:
+        tap = TapCrankWheel(config=s.config_for(sandbox))
         catalog: Any = tap.catalog_dict
     for entry in catalog["streams"]:
         for metadata in entry["metadata"]:
             if metadata["breadcrumb"] == ["properties", "prospect_info"]:
                 metadata["metadata"]["selected"] = False
-    with captured() as lines:
-        TapCrankWheel(config=config_for(sandbox), catalog=catalog).sync_all()
-    output = Output(lines)
+    with s.captured() as lines:
+        TapCrankWheel(config=s.config_for(sandbox), catalog=catalog).sync_all()
+    output = s.Output(lines)
     assert output.records["demo_requests"]
     assert "prospect" not in "".join(lines)
 
 
-@pytest.mark.parametrize("depth", [1, *slow(0, 2)])
+@pytest.mark.parametrize("depth", [1, *s.slow(0, 2)])
 @pytest.mark.parametrize("questions", [[], ["team-size", "has-crm"]], ids=["none", "named"])
 def test_flattened_rows_have_the_columns_of_their_schema(
     sandbox: Sandbox, depth: int, questions: list[str]
 ) -> None:
-    plain = sync(config_for(sandbox, custom_questions=questions))
-    config = config_for(sandbox, custom_questions=questions, **flat(depth))
-    output = sync(config)
+    plain = s.sync(s.config_for(sandbox, custom_questions=questions))
+    config = s.config_for(sandbox, custom_questions=questions, **flat(depth))
+    output = s.sync(config)
     columns = {m["stream"]: m["schema"]["properties"] for m in output.messages if "schema" in m}
     assert set(output.records) == set(columns)
     for stream, rows in output.records.items():
@@ -75,13 +64,13 @@ def test_flattened_rows_have_the_columns_of_their_schema(
         assert names & asked == (asked if questions else set())
 
 
-def flat(depth: int) -> Row:
+def flat(depth: int) -> s.Row:
     return {"flattening_enabled": True, "flattening_max_depth": depth}
 
 
-def unflattened(row: Row) -> Row:
+def unflattened(row: s.Row) -> s.Row:
     """Return what a flattened row was, written without the SDK's code."""
-    result: Row = {}
+    result: s.Row = {}
     for column, value in row.items():
         *parents, name = column.split("__")
         place = result
@@ -104,7 +93,7 @@ def test_stream_maps_work_on_every_stream(sandbox: Sandbox) -> None:
             "__filter__": "privilege != 'reporting'",
         },
     }
-    output = sync(config_for(sandbox, stream_maps=maps, stream_map_config={"salt": "pepper"}))
+    output = s.sync(s.config_for(sandbox, stream_maps=maps, stream_map_config={"salt": "pepper"}))
     assert {len(row["email"]) for row in output.records["usage_sessions"]} == {32}
     assert "agent_name" not in output.records["usage_sessions"][0]
     assert {len(row["email"]) for row in output.records["agent_stats"]} == {32}
@@ -113,7 +102,7 @@ def test_stream_maps_work_on_every_stream(sandbox: Sandbox) -> None:
     assert "prospect" not in str(output.records["demo_requests"])
     assert {row["domain"] for row in output.records["users"]} == {"example.com"}
     assert len(output.records["users"]) == len(sandbox.account.users) - 1
-    assert output.bookmarks["usage_sessions"] == format_timestamp(NOW)
+    assert output.bookmarks["usage_sessions"] == format_timestamp(s.NOW)
 
 
 def test_stream_maps_can_rename_what_is_in_an_object(sandbox: Sandbox) -> None:
@@ -123,10 +112,10 @@ def test_stream_maps_can_rename_what_is_in_an_object(sandbox: Sandbox) -> None:
             "prospect_info": "__NULL__",
         }
     }
-    output = sync(config_for(sandbox, stream_maps=maps), select=("demo_requests",))
+    output = s.sync(s.config_for(sandbox, stream_maps=maps), select=("demo_requests",))
     (declared,) = (m["schema"] for m in output.messages if m["type"] == "SCHEMA")
     assert declared["properties"]["prospect_phone"]["type"] == ["string", "null"]
-    phones = [r["prospect_info"]["prospect-phone"] for r in all_requests(sandbox.account)]
+    phones = [r["prospect_info"]["prospect-phone"] for r in s.all_requests(sandbox.account)]
     assert sorted(row["prospect_phone"] for row in output.records["demo_requests"]) == sorted(
         phones
     )

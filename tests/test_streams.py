@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tap_crankwheel.errors import CrankWheelError
+from tap_crankwheel.history import read_ahead
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
-from tap_crankwheel.windows import parse_timestamp
+from tap_crankwheel.windows import Window, parse_timestamp
 from tests import support as s
 
 if TYPE_CHECKING:
@@ -140,3 +146,65 @@ def test_windows_are_requested_with_a_second_on_each_side(sandbox: Sandbox) -> N
         ("08-19T23:59:59", "08-27T00:00:01"),
         ("08-26T23:59:59", "08-30T12:00:02"),
     ]
+
+
+# --- reading ahead -------------------------------------------------------------------------------
+
+DAYS = [s.NOW + timedelta(days=n) for n in range(13)]
+WINDOWS = [Window(*days) for days in itertools.pairwise(DAYS)]
+
+
+@given(st.permutations(range(4)), st.integers(1, 4))
+def test_windows_come_and_fail_in_order_whichever_is_ready_first(
+    order: list[int], good: int
+) -> None:
+    ready = [threading.Event() for _ in order]
+
+    def fetch(window: Window) -> Window:
+        n = WINDOWS.index(window)
+        ready[n].wait(60)
+        turn = order.index(n)  # each lets the next one in the drawn order go on
+        if turn + 1 < len(order):
+            ready[order[turn + 1]].set()
+        if n >= good:
+            raise CrankWheelError(f"number {n}")
+        return window
+
+    ready[order[0]].set()
+    ahead = read_ahead(fetch, WINDOWS[:4], 4)
+    assert list(itertools.islice(ahead, good)) == [(w, w) for w in WINDOWS[:good]]
+    if good < len(order):
+        with pytest.raises(CrankWheelError, match=f"number {good}"):
+            next(ahead)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 10])
+def test_no_more_than_the_limit_is_under_way_or_waiting(limit: int) -> None:
+    lock = threading.Lock()
+    held = most = 0
+
+    def fetch(window: Window) -> Window:
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return window
+
+    for _ in read_ahead(fetch, WINDOWS, limit):
+        with lock:
+            held -= 1
+    assert most <= limit + 1  # the yielded one aside
+
+
+def test_requests_are_made_at_the_same_time() -> None:
+    meeting = threading.Barrier(4, timeout=60)
+
+    def respond_to_four(*_: datetime) -> s.Row:
+        meeting.wait()
+        return {"sessions": []}
+
+    with s.ScriptedSandbox(usage=respond_to_four).running() as sandbox:
+        dates = {"start_date": "2026-08-20", "end_date": "2026-08-28"}
+        config = s.config_for(sandbox, window_days=1, **dates)
+        output = s.sync(config, select=("usage_sessions",))
+    assert output.bookmarks == {"usage_sessions": "2026-08-28T00:00:00.000000Z"}

@@ -19,6 +19,11 @@ def text(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def between(items: list[Any], start: datetime, end: datetime) -> list[Any]:
+    """Return those that start in a range, each with its number."""
+    return [(n, item) for n, item in enumerate(items) if start <= item[0] <= end]
+
+
 class ChangingAccount:
     """Demo requests that are taken hours to six days later, and sessions left running for days."""
 
@@ -40,14 +45,8 @@ class ChangingAccount:
         return datetime.fromtimestamp(self.clock.time(), timezone.utc)
 
     def demo_usage(self, start: datetime, end: datetime) -> Row:
-        return {
-            "total_canceled_requests": 0,
-            "sessions": [
-                self.request(n, *request)
-                for n, request in enumerate(self.requests)
-                if start <= request[0] <= min(end, self.now)
-            ],
-        }
+        listed = [self.request(n, *x) for n, x in between(self.requests, start, min(end, self.now))]
+        return {"total_canceled_requests": 0, "sessions": listed}
 
     def request(self, number: int, made: datetime, delay: timedelta | None) -> Row:
         taken = delay is not None and made + delay <= self.now
@@ -59,13 +58,8 @@ class ChangingAccount:
         }
 
     def usage(self, start: datetime, end: datetime) -> Row:
-        return {
-            "sessions": [
-                self.session(n, *session)
-                for n, session in enumerate(self.sessions)
-                if start <= session[0] <= min(end, self.now)
-            ],
-        }
+        listed = between(self.sessions, start, min(end, self.now))
+        return {"sessions": [self.session(n, *x) for n, x in listed]}
 
     def session(self, number: int, started: datetime, length: timedelta) -> Row:
         end = min(started + length, self.now)
@@ -85,20 +79,16 @@ def test_after_a_year_of_daily_runs_the_target_holds_what_the_account_says() -> 
     account = ChangingAccount(clock)
     rng = random.Random(12)  # noqa: S311
     warehouse = Warehouse()
-    state: Any = None
     server = ScriptedSandbox(
         usage=account.usage, demo_usage=account.demo_usage, users=[{"email": "ann@example.com"}]
     )
     with server.running() as sandbox:
-        config = config_for(sandbox, start_date=text(START))
-        del config["end_date"]
+        config = config_for(sandbox, start_date=text(START), end_date=None)
         for day in range(1, DAYS + 9):
             clock.now = START + timedelta(days=day, hours=6)
             if rng.random() < 0.15 and day < DAYS + 8:
                 continue  # a day on which no run was made
-            output = sync(config, state=state, clock=FakeClock(clock.now))
-            warehouse.load(output)
-            state = output.state
+            warehouse.load(sync(config, state=warehouse.state, clock=FakeClock(clock.now)))
 
     wrong = [
         row

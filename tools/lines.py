@@ -37,7 +37,8 @@ def lines_of_code(text: str) -> int:
 
 if __name__ == "__main__":
     for folder in sys.argv[1:] or ("tap_crankwheel", "tap_crankwheel/sandbox", "tests"):
-        counts = {path: lines_of_code(path.read_text()) for path in Path(folder).rglob("*.py")}
+        texts = {path: path.read_text(encoding="utf-8") for path in Path(folder).rglob("*.py")}
+        counts = {path: lines_of_code(text) for path, text in texts.items()}
         for path, count in sorted(counts.items()):
             print(f"{count:6,} {path}")  # noqa: T201
         print(f"{sum(counts.values()):6,} in all of {folder}\n")  # noqa: T201

@@ -100,11 +100,11 @@ def render(warehouse: Path) -> dict[Path, str]:
             shown = table(result.columns, rows)
             return f"```sql\n{match['sql']}```\n\n{shown}{match['chart'] or ''}"
 
-        files[QUERIES] = _QUERY.sub(answer, QUERIES.read_text())
+        files[QUERIES] = _QUERY.sub(answer, QUERIES.read_text(encoding="utf-8"))
     return files
 
 
 if __name__ == "__main__":
     for path, text in render(Path("warehouse.duckdb")).items():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")

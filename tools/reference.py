@@ -132,7 +132,8 @@ def examples() -> dict[str, str]:
     It is the row with the most fields. Of several, it is the shortest.
     """
     found = {}
-    with redirect_stdout(TextIOWrapper(BytesIO())):  # the states that the streams write
+    # The streams write states.
+    with redirect_stdout(TextIOWrapper(BytesIO(), encoding="utf-8")):
         for name, stream in TapCrankWheelSandbox().streams.items():
             rows = json.loads(
                 json.dumps(list(stream.get_records(None))),
@@ -306,7 +307,7 @@ def project(info: dict[str, Any]) -> str:
 def render() -> dict[Path, str]:
     """Return what each file should hold."""
     info = about()
-    page = PAGE.read_text()
+    page = PAGE.read_text(encoding="utf-8")
     said = "; ".join(f"{child} joins {parent} by {by}" for parent, child, by in joins())
     for name, new in (
         ("settings", settings_table(info["settings"])),
@@ -316,7 +317,9 @@ def render() -> dict[Path, str]:
         page = between(page, f"<!-- {name} -->", f"<!-- /{name} -->", f"\n{new}\n\n")
     told = report(TapCrankWheelSandbox())
     shown = f"\n<details><summary>The report</summary>\n\n{told}\n\n</details>\n\n"
-    sandbox = between(SANDBOX.read_text(), "<!-- report -->", "<!-- /report -->", shown)
+    sandbox = between(
+        SANDBOX.read_text(encoding="utf-8"), "<!-- report -->", "<!-- /report -->", shown
+    )
     return {
         PAGE: page,
         SANDBOX: sandbox,
@@ -329,4 +332,4 @@ def render() -> dict[Path, str]:
 if __name__ == "__main__":
     for path, text in render().items():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")

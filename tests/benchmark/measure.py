@@ -78,5 +78,5 @@ def tap(folder: Path, *streams: str, programs: Path = PYTHON.parent, **config: A
 def written(folder: Path, content: object) -> Path:
     """Write a new file of JSON; return its path."""
     path = folder / f"{len(list(folder.iterdir()))}.json"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path

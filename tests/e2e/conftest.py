@@ -52,8 +52,9 @@ class Project:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("project")
-    text = (ROOT / "meltano.yml").read_text()
-    (folder / "meltano.yml").write_text(text.replace("pip_url: -e .", f"pip_url: -e {ROOT}"))
+    text = (ROOT / "meltano.yml").read_text(encoding="utf-8")
+    text = text.replace("pip_url: -e .", f"pip_url: -e {ROOT}")
+    (folder / "meltano.yml").write_text(text, encoding="utf-8")
     project = Project(folder)
     project.meltano("install")
     return project

@@ -23,19 +23,9 @@ from tap_crankwheel.sandbox.account import Account
 from tap_crankwheel.sandbox.server import Behaviour, Sandbox
 from tap_crankwheel.sandbox.tap import NOW as SANDBOX_NOW
 from tap_crankwheel.windows import format_timestamp
+from tests import support as s
 from tests.e2e.conftest import ROOT, into_duckdb
-from tests.support import (
-    NOW,
-    STREAMS,
-    Row,
-    ScriptedSandbox,
-    canonical,
-    config_for,
-    expected_requests,
-    expected_sessions,
-    expected_users,
-    sync,
-)
+from tests.targets.readers import json_lines
 from tests.test_docs import blocks, extractor
 
 if TYPE_CHECKING:
@@ -47,7 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("meltano")]
 
 
 def environment(sandbox: Sandbox) -> dict[str, str]:
-    config = config_for(sandbox)
+    config = s.config_for(sandbox)
     return {f"TAP_CRANKWHEEL_{name.upper()}": value for name, value in config.items()}
 
 
@@ -62,7 +52,7 @@ def plain(value: object) -> object:
     return value
 
 
-def rows(found: Iterable[Row], *, parse: tuple[str, ...] = ()) -> list[Row]:
+def rows(found: Iterable[s.Row], *, parse: tuple[str, ...] = ()) -> list[s.Row]:
     """Return rows without what the target added, and with columns of JSON text parsed."""
     return [
         {
@@ -74,7 +64,7 @@ def rows(found: Iterable[Row], *, parse: tuple[str, ...] = ()) -> list[Row]:
     ]
 
 
-def floats(found: list[Row], *names: str) -> list[Row]:
+def floats(found: list[s.Row], *names: str) -> list[s.Row]:
     """Return rows with numbers of a type that does not tell 600 from 600.0."""
     return [
         {
@@ -89,16 +79,16 @@ OBJECTS = ("viewer_info", "log", "extra", "prospect_info", "stats")
 NUMBERS = ("duration", "webcam_s", "seconds_to_respond", "total_seconds")
 
 
-def check_account(tables: dict[str, list[Row]], account: Account) -> None:
+def check_account(tables: dict[str, list[s.Row]], account: Account) -> None:
     """Check that tables hold the account, field by field."""
     with Sandbox(account).running() as sandbox:
-        stats = sync(config_for(sandbox)).records
+        stats = s.sync(s.config_for(sandbox)).records
     # A day before the account begins, for which the tap was asked as well or not.
     first = format_timestamp(account.start)
     for stream, expected, without in (
-        ("usage_sessions", expected_sessions(account), ()),
-        ("demo_requests", expected_requests(account), ("id",)),
-        ("users", expected_users(account), ()),
+        ("usage_sessions", s.expected_sessions(account), ()),
+        ("demo_requests", s.expected_requests(account), ("id",)),
+        ("users", s.expected_users(account), ()),
         ("account_stats", [r for r in stats["account_stats"] if r["period_start"] >= first], ()),
         ("agent_stats", stats["agent_stats"], ()),
         ("demo_stats", [r for r in stats["demo_stats"] if r["period_start"] >= first], ()),
@@ -106,7 +96,7 @@ def check_account(tables: dict[str, list[Row]], account: Account) -> None:
         found = floats(rows(tables[stream], parse=OBJECTS), *NUMBERS)
         if stream in {"account_stats", "demo_stats"}:
             found = [row for row in found if row["period_start"] >= first]
-        assert canonical(found, *without) == canonical(floats(expected, *NUMBERS), *without)
+        assert s.canonical(found, *without) == s.canonical(floats(expected, *NUMBERS), *without)
 
 
 TYPES = {
@@ -126,12 +116,12 @@ TYPES = {
 }
 
 
-def check_types(columns: list[tuple[str, str]], names: dict[str, str]) -> None:
-    """Check that columns have the types of a database that its names stand for."""
+def check_types(columns: list[tuple[str, str]], **names: str) -> None:
+    """Check the types of columns, where a database has other names for them than TYPES."""
     for column, found in columns:
         if not column.startswith("_sdc"):
             kind = next((kind for kind, fields in TYPES.items() if column in fields), "text")
-            assert names[kind] == found.lower(), column
+            assert names.get(kind, kind) == found.lower(), column
 
 
 @into_duckdb
@@ -161,21 +151,10 @@ def test_the_sandbox_into_duckdb(project: Project, tmp_path: Path) -> None:
             "select column_name, data_type from duckdb_columns() where not internal"
         ).fetchall()
     check_account(found, Account(fixed_now=SANDBOX_NOW))
-    check_types(
-        columns,
-        {
-            "timestamp": "timestamp",
-            "boolean": "boolean",
-            "integer": "bigint",
-            "number": "double",
-            "list": "json",
-            "json": "json",
-            "text": "varchar",
-        },
-    )
+    check_types(columns, integer="bigint", number="double", list="json", text="varchar")
 
 
-def load(project: Project, sandbox: Sandbox, url: str, *arguments: str) -> dict[str, list[Row]]:
+def load(project: Project, sandbox: Sandbox, url: str, *arguments: str) -> dict[str, list[s.Row]]:
     """Run the tap into PostgreSQL, and return what is there then."""
     project.meltano(
         "run", *arguments, "tap-crankwheel", "target-postgres",
@@ -184,7 +163,7 @@ def load(project: Project, sandbox: Sandbox, url: str, *arguments: str) -> dict[
     with psycopg.connect(url, row_factory=dict_row) as connection:
         return {
             name: connection.execute(f"select * from crankwheel.{name}").fetchall()  # noqa: S608
-            for name in STREAMS
+            for name in s.STREAMS
         }
 
 
@@ -193,7 +172,7 @@ def test_an_account_into_postgres_twice(
 ) -> None:
     first = load(project, sandbox, postgres, "--state-id-suffix=twice")
     check_account(first, sandbox.account)
-    running = [s["id"] for s in first["usage_sessions"] if s["session_ended"] is False]
+    running = [x["id"] for x in first["usage_sessions"] if x["session_ended"] is False]
     assert running
     assert all(user["_sdc_deleted_at"] is None for user in first["users"])
     with psycopg.connect(postgres) as connection:
@@ -201,21 +180,12 @@ def test_an_account_into_postgres_twice(
             "select column_name, data_type from information_schema.columns"
             " where table_schema = 'crankwheel'"
         ).fetchall()
-    check_types(
-        columns,
-        {
-            "timestamp": "timestamp without time zone",
-            "boolean": "boolean",
-            "integer": "bigint",
-            "number": "numeric",
-            "list": "jsonb",
-            "json": "jsonb",
-            "text": "text",
-        },
-    )
+    objects = {"list": "jsonb", "json": "jsonb"}
+    timestamp = "timestamp without time zone"
+    check_types(columns, timestamp=timestamp, integer="bigint", number="numeric", **objects)
 
     del sandbox.account.users["agent2@example.com"]
-    sandbox.account.fixed_now = NOW + timedelta(hours=20)
+    sandbox.account.fixed_now = s.NOW + timedelta(hours=20)
     sandbox.account.days += 1
     sandbox.requests.clear()
     with psycopg.connect(postgres) as connection:  # whose server is in New York
@@ -228,7 +198,7 @@ def test_an_account_into_postgres_twice(
     assert [user["email"] for user in gone] == ["agent2@example.com"]
     second["users"] = [user for user in second["users"] if user not in gone]
     check_account(second, sandbox.account)
-    finished = {s["id"]: s["session_ended"] for s in second["usage_sessions"]}
+    finished = {x["id"]: x["session_ended"] for x in second["usage_sessions"]}
     assert all(finished[number] for number in running)
     assert len(sandbox.requests) == 23  # with state: the lookback, not the history
 
@@ -243,14 +213,15 @@ def test_an_account_into_postgres_twice(
 
 
 def test_the_readmes_command_sets_what_meltano_yml_does(project: Project, tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall("`meltano (config set target-postgres .*?)`", readme)
     copied, path = project.copy(tmp_path), tmp_path / "meltano.yml"
-    document = yaml.safe_load(path.read_text())
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
     loader = next(x for x in document["plugins"]["loaders"] if x["name"] == "target-postgres")
-    path.write_text(yaml.safe_dump(document | {"plugins": {"loaders": [{**loader, "env": {}}]}}))
+    document["plugins"] = {"loaders": [{**loader, "env": {}}]}
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
     copied.meltano(*command.split())
-    (found,) = yaml.safe_load(path.read_text())["plugins"]["loaders"]
+    (found,) = yaml.safe_load(path.read_text(encoding="utf-8"))["plugins"]["loaders"]
     assert found == loader
 
 
@@ -264,7 +235,7 @@ def test_questions_become_columns_in_postgres(
     }.items():
         monkeypatch.setenv(f"TAP_CRANKWHEEL_{name}", value)
     found = load(project, sandbox, postgres, "--full-refresh")["demo_requests"]
-    expected = expected_requests(sandbox.account, ("team-size", "has-crm"))
+    expected = s.expected_requests(sandbox.account, ("team-size", "has-crm"))
     for question in ("team-size", "has-crm", "phone"):
         answers = [row[f"prospect_info__prospect-{question}"] for row in found]
         told = [request["prospect_info"][f"prospect-{question}"] for request in expected]
@@ -286,7 +257,7 @@ def test_a_failing_list_of_users_leaves_all_of_them(
     with psycopg.connect(postgres, row_factory=dict_row) as connection:
         after = connection.execute("select * from crankwheel.users").fetchall()
     assert {row["email"] for row in after} == set(users)
-    assert canonical(rows(after)) == canonical(rows(before))
+    assert s.canonical(rows(after)) == s.canonical(rows(before))
     assert all(row["_sdc_deleted_at"] is None for row in after)
 
 
@@ -329,18 +300,18 @@ def test_a_range_and_then_two_at_once_are_the_same_as_one_run(
         list(tasks.map(part, range(1, len(RANGES))))
     run(RANGES[0][0], RANGES[-1][1], TAP_CRANKWHEEL__LOAD_SCHEMA="whole")
     with psycopg.connect(postgres, row_factory=dict_row) as connection:
-        for stream in STREAMS:
+        for stream in s.STREAMS:
             parts, whole = (
                 rows(connection.execute(f"select * from {schema}.{stream}").fetchall())  # noqa: S608
                 for schema in ("crankwheel", "whole")
             )
-            assert canonical(parts) == canonical(whole)
+            assert s.canonical(parts) == s.canonical(whole)
             assert len(parts) > 5
 
 
 @into_duckdb
 def test_the_readmes_query_says_what_it_shows(warehouse: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     query = readme.split('uv run python -c "\n')[1].split('"\n```')[0]
     shown = readme.split("```text\n")[1].split("```")[0]
     result = subprocess.run(
@@ -391,21 +362,21 @@ def with_emails(document: Any) -> Any:
 def test_the_ways_to_keep_personal_data_out_leave_no_email_and_no_name(
     project: Project, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    scripted = ScriptedSandbox(
+    scripted = s.ScriptedSandbox(
         usage=lambda *ends: with_emails(sandbox.usage(*ends)),
         demo_usage=lambda *ends: with_emails(sandbox.demo_usage(*ends)),
         users=lambda: with_emails(sandbox.users()),
     )
     task = project.copy(tmp_path)
-    document = yaml.safe_load((tmp_path / "meltano.yml").read_text())
+    document = yaml.safe_load((tmp_path / "meltano.yml").read_text(encoding="utf-8"))
     for block in blocks("docs/personal-data.md", "yaml"):
         document["plugins"]["extractors"][0].update(extractor(block))
-    (tmp_path / "meltano.yml").write_text(yaml.safe_dump(document))
+    (tmp_path / "meltano.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
     with scripted.running():
         settings = environment(scripted) | {"CRANKWHEEL_SALT": "pepper"}
         task.meltano("run", "tap-crankwheel", "target-jsonl", **settings)
-    loaded = {path.stem.split("-")[0]: path.read_text() for path in tmp_path.glob("*.jsonl")}
-    assert loaded.keys() == set(STREAMS)
+    loaded = {path.stem.split("-")[0]: path.read_text("utf-8") for path in tmp_path.glob("*.jsonl")}
+    assert loaded.keys() == set(s.STREAMS)
     personal = ("@", "Ann Lee", "Prospect")
     assert not {name for name, text in loaded.items() if any(word in text for word in personal)}
 
@@ -422,7 +393,7 @@ def test_the_way_without_meltano(
         return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
 
     def bookmarks() -> dict[str, str]:
-        state = json.loads((tmp_path / "states.jsonl").read_text().splitlines()[-1])
+        state = json.loads((tmp_path / "states.jsonl").read_text(encoding="utf-8").splitlines()[-1])
         return {
             stream: bookmark["replication_key_value"]
             for stream, bookmark in state["bookmarks"].items()
@@ -430,15 +401,15 @@ def test_the_way_without_meltano(
         }
 
     assert shell(once) == 0
-    (tmp_path / "config.json").write_text(json.dumps(config_for(sandbox)))
+    (tmp_path / "config.json").write_text(json.dumps(s.config_for(sandbox)), encoding="utf-8")
     assert shell(each_run) == 0
     tables = {
-        path.name.split("-")[0]: [json.loads(line) for line in path.read_text().splitlines()]
+        path.name.split("-")[0]: json_lines(path.read_text(encoding="utf-8"))
         for path in tmp_path.glob("*-*.jsonl")
     }
     check_account(tables, sandbox.account)
     after = bookmarks()
-    assert after["usage_sessions"] == format_timestamp(NOW)
+    assert after["usage_sessions"] == format_timestamp(s.NOW)
     assert len(after) == 5
 
     first = len(sandbox.requests)

@@ -137,12 +137,12 @@ def test_the_package_alone_brings_the_sandbox_into_target_jsonl(
     assert "Serve a CrankWheel account" in run(
         commands / "crankwheel-sandbox", "--help", cwd=tmp_path
     )
-    (tmp_path / "target.json").write_text('{"do_timestamp_file": false}')
+    (tmp_path / "target.json").write_text('{"do_timestamp_file": false}', encoding="utf-8")
     target = project.folder / ".meltano/loaders/target-jsonl/venv/bin/target-jsonl"
     pipe = f"{commands}/tap-crankwheel-sandbox | {target} --config target.json > state.jsonl"
     run("/bin/bash", "-o", "pipefail", "-c", pipe, cwd=tmp_path)
     tables = {
-        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
+        path.stem: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for path in tmp_path.glob("*.jsonl")
         if path.stem != "state"
     }

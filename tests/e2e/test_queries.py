@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("meltano")]
 
-QUESTIONS = dict(section.split("\n", 1) for section in QUERIES.read_text().split("\n## ")[1:])
+PAGE = QUERIES.read_text(encoding="utf-8")
+QUESTIONS = dict(section.split("\n", 1) for section in PAGE.split("\n## ")[1:])
 # The columns' types, which the tests of the targets check; other kinds have one name in both.
 KINDS = {name: kind for kind, names in reversed(TYPES.items()) for name in names}
 DUCKDB = {"integer": "bigint", "number": "double", "list": "json"}
@@ -40,7 +41,7 @@ POSTGRES = {"integer": "bigint", "number": "numeric", "list": "jsonb[]", "json":
 def test_the_answers_and_charts_are_current(warehouse: Path) -> None:
     files = render(warehouse)
     for path, text in files.items():
-        assert path.read_text() == text, "run: uv run python tools/queries.py"
+        assert path.read_text(encoding="utf-8") == text, "run: uv run python tools/queries.py"
     charts = [text for path, text in files.items() if path.suffix == ".svg"]
     assert len(charts) == 3
     assert not any("<!--" in chart for chart in charts)  # where the library writes the date
@@ -61,7 +62,7 @@ def ask(account: Account, folder: Path, url: str, **settings: str) -> dict[str, 
             kinds = {column: KINDS.get(column, "text") for column in rows[0]}
             types = {column: DUCKDB.get(kind, kind) for column, kind in kinds.items()}
             path = folder / name
-            path.write_text(json.dumps(rows))
+            path.write_text(json.dumps(rows), encoding="utf-8")
             duck.execute(f"create table {name} as from read_json('{path}', columns = {types})")
             fields = ", ".join(f"{key} {POSTGRES.get(kind, kind)}" for key, kind in kinds.items())
             postgres.execute(f"create table {name} ({fields}, _sdc_deleted_at timestamp)")

@@ -66,8 +66,9 @@ def test_what_the_target_has_confirmed_is_not_read_again_and_nothing_is_lost(
 
     sandbox = ScriptedSandbox(users=users)
     task = project.copy(tmp_path)
-    text = (tmp_path / "meltano.yml").read_text().replace("  config:\n      filepath:", OFTEN)
-    (tmp_path / "meltano.yml").write_text(text)
+    file = tmp_path / "meltano.yml"
+    text = file.read_text(encoding="utf-8").replace("  config:\n      filepath:", OFTEN)
+    file.write_text(text, encoding="utf-8")
     with sandbox.running():
         settings = environment(sandbox) | {"TAP_CRANKWHEEL_LOOKBACK_DAYS": "0"}
         with subprocess.Popen(
@@ -81,7 +82,7 @@ def test_what_the_target_has_confirmed_is_not_read_again_and_nothing_is_lost(
             confirmed = (line for line in run.stderr if "Incremental state has been upd" in line)
             assert [next(confirmed) for _ in range(4)]  # the last three in usage_sessions
             assert reached.wait(60)
-            children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text()
+            children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text(encoding="utf-8")
             os.kill(run.pid if stopped == "meltano" else int(children.split()[0]), number)
             log = "".join(run.stderr)
             assert run.wait(60) == code

@@ -60,11 +60,14 @@ def main(names: list[str]) -> int:
             start = f"| {target.label or f'`{target.name}`'} | "
             print(start, *found, flush=True)  # noqa: T201
             # A new target needs a row first, and below the table its remarks, by hand.
-            old = next(line for line in PAGE.read_text().split("\n") if line.startswith(start))
-            PAGE.write_text(PAGE.read_text().replace(old, f"{start}{' | '.join(found)} |"))
+            text = PAGE.read_text(encoding="utf-8")
+            old = next(line for line in text.split("\n") if line.startswith(start))
+            text = text.replace(old, f"{start}{' | '.join(found)} |")
+            PAGE.write_text(text, encoding="utf-8")
     if not names:
         date = datetime.now(timezone.utc).date().isoformat()
-        PAGE.write_text(re.sub(r"(?<=Last tried on )[\d-]+", date, PAGE.read_text()))
+        text = re.sub(r"(?<=Last tried on )[\d-]+", date, PAGE.read_text(encoding="utf-8"))
+        PAGE.write_text(text, encoding="utf-8")
     return int(failed)
 
 

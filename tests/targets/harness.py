@@ -107,7 +107,7 @@ class Target:
     quick: bool = False
 
 
-DECLARED = yaml.safe_load(Path(__file__).with_name("targets.yml").read_text())
+DECLARED = yaml.safe_load(Path(__file__).with_name("targets.yml").read_text(encoding="utf-8"))
 TARGETS = [Target(**target) for target in DECLARED]
 
 
@@ -147,9 +147,8 @@ def looks(mode: str, settings: str = "{}") -> tuple[Output, Output]:
     account = HardAccount(agents=4, sessions_per_day=40, days=6, fixed_now=FIRST)
     flat = {"flattening_enabled": True, "flattening_max_depth": 1} if mode == "flat" else {}
     with Sandbox(account).running() as sandbox:
-        config = config_for(sandbox, custom_questions=["team-size"], **flat, **json.loads(settings))
-        config["stats_period"] = "hour"
-        del config["end_date"]
+        own = {"custom_questions": ["team-size"], "stats_period": "hour", "end_date": None}
+        config = config_for(sandbox, **own, **flat, **json.loads(settings))
         first = sync(config, clock=FakeClock(FIRST))
         account.fixed_now = FIRST + timedelta(days=1)
         del account.users["agent1@example.com"]
@@ -194,11 +193,11 @@ def try_target(
             settings = json.dumps(target.config)
             for key, value in {**names, "load": load}.items():
                 settings = settings.replace(f"{{{key}}}", str(value))
-            config.write_text(settings)
+            config.write_text(settings, encoding="utf-8")
             text = "\n".join([*look.lines, ""])
             started = ("env", f"TZ={zone}", str(commands / name), *arguments)
             printed = call(*started, "--config", config, cwd=folder, stdin=text)
-            with (folder / "output").open("a") as output:
+            with (folder / "output").open("a", encoding="utf-8") as output:
                 output.write(printed)
             read = getattr(readers, f"from_{target.read}")
             compare(target, {name: read(url or folder, name) for name in STREAMS}, *both[:load])

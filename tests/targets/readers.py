@@ -83,7 +83,7 @@ def from_csv(folder: Path, stream: str) -> list[Row]:
 
 
 def from_jsonl(folder: Path, stream: str) -> list[Row]:
-    return json_lines((folder / f"{stream}.jsonl").read_text())
+    return json_lines((folder / f"{stream}.jsonl").read_text(encoding="utf-8"))
 
 
 def from_singer_jsonl(folder: Path, stream: str) -> list[Row]:
@@ -124,7 +124,7 @@ def from_s3_parquet(url: str, stream: str) -> list[Row]:
 def from_messages(folder: Path, stream: str) -> list[Row]:
     """Return the records that were passed on, in the types that SCHEMA messages may name."""
     rows, types = [], {}
-    for message in json_lines((folder / "output").read_text()):
+    for message in json_lines((folder / "output").read_text(encoding="utf-8")):
         if message.get("stream") == stream and message["type"] == "SCHEMA":
             types = message.get("types", {})
         elif message.get("stream") == stream and message["type"] == "RECORD":

@@ -177,7 +177,7 @@ def mysql(folder: Path, _: Path) -> Iterator[str]:
 
 @contextmanager
 def clickhouse(folder: Path, commands: Path) -> Iterator[str]:
-    (folder / "clickhouse.xml").write_text(NULLABLE_KEYS)
+    (folder / "clickhouse.xml").write_text(NULLABLE_KEYS, encoding="utf-8")
     place, port = f"{folder / 'db'}?config-file={folder / 'clickhouse.xml'}", free_port()
     python = ("env", f"TZ={ZONES[0]}", commands / "python", "-c", CLICKHOUSE)
     with process(*python, str(port), place, port=port):

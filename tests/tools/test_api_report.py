@@ -628,7 +628,7 @@ def test_ctrl_c_ends_it_without_a_state(tmp_path: Path) -> None:
 
     with Sandbox(ACCOUNT, Behaviour(faults=faults())).running() as sandbox:
         path = tmp_path / "config.json"
-        path.write_text(json.dumps({"api_url": sandbox.url, "api_key": API_KEY}))
+        path.write_text(json.dumps({"api_url": sandbox.url, "api_key": API_KEY}), encoding="utf-8")
         result = CliRunner().invoke(api_report.main, ["--config", str(path)])
         assert len(sandbox.requests) < 12
     assert (result.exit_code, result.stdout) == (1, "")
@@ -649,7 +649,7 @@ def test_without_access_the_tap_s_error_ends_it(
     with Sandbox(ACCOUNT).running() as sandbox:
         config = {"api_url": sandbox.url, "api_key": API_KEY, **settings}
         path = tmp_path / "config.json"
-        path.write_text(json.dumps(config))
+        path.write_text(json.dumps(config), encoding="utf-8")
         result = CliRunner().invoke(api_report.main, ["--config", str(path)])
     assert (result.exit_code, result.stdout) == (1, "")
     (error,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
@@ -665,7 +665,7 @@ def test_the_command_reads_settings_as_the_tap_does(
     with Sandbox(ACCOUNT).running() as sandbox:
         config = {"api_url": sandbox.url, "api_key": API_KEY, "end_date": NOW.isoformat()}
         path = tmp_path / "config.json"
-        path.write_text(json.dumps(config))
+        path.write_text(json.dumps(config), encoding="utf-8")
         for name, value in config.items() if source == "environment" else ():
             monkeypatch.setenv(f"TAP_CRANKWHEEL_{name.upper()}", value)
         arguments = ["--config", str(path)] if source == "file" else []

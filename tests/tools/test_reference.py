@@ -26,11 +26,11 @@ KINDS = {
 @pytest.mark.slow  # a hook of pre-commit does the same
 def test_what_is_written_from_the_tap_is_current() -> None:
     for path, text in render().items():
-        assert path.read_text() == text, "run: uv run python tools/reference.py"
+        assert path.read_text(encoding="utf-8") == text, "run: uv run python tools/reference.py"
 
 
 def test_the_page_has_tables_and_a_diagram() -> None:
-    text = PAGE.read_text()
+    text = PAGE.read_text(encoding="utf-8")
     assert "| `api_key` | text | **Required.** A read-only API key" in text
     assert 'One of hour, day, week, month. Default: `"day"`. |' in text
     assert "From 1 to 10. Default: `4`. |" in text
@@ -63,7 +63,7 @@ def without_nulls(row: Row) -> Row:
 def test_the_examples_are_rows_of_the_sandbox_account() -> None:
     examples = {
         section.split("\n")[0]: json.loads(section.split("```json\n")[1].split("```")[0])
-        for section in PAGE.read_text().split("\n### ")[1:]
+        for section in PAGE.read_text(encoding="utf-8").split("\n### ")[1:]
     }
     streams, account = TapCrankWheel(config={"api_key": "none"}).streams, Account(fixed_now=NOW)
     for name, stream in streams.items():
@@ -76,8 +76,8 @@ def test_the_examples_are_rows_of_the_sandbox_account() -> None:
 
 def test_meltano_knows_every_setting() -> None:
     schema = about()["settings"]["properties"]
-    definition = yaml.safe_load(PLUGIN.read_text())
-    plugins = yaml.safe_load(PROJECT.read_text())["plugins"]
+    definition = yaml.safe_load(PLUGIN.read_text(encoding="utf-8"))
+    plugins = yaml.safe_load(PROJECT.read_text(encoding="utf-8"))["plugins"]
     tap, sandbox = plugins["extractors"]
     for plugin in (definition, tap, *plugins["loaders"]):  # nothing is looked up on the Hub
         assert plugin["namespace"]
