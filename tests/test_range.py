@@ -270,8 +270,8 @@ def test_some_items_outside_are_no_sign_of_an_ignored_range(
     ("start", "starts"),
     [
         (datetime(2026, 1, 1, tzinfo=NOW.tzinfo), [0, None]),
-        (NOW - 28 * DAY - timedelta(minutes=5), [0, None]),
-        (NOW - 28 * DAY - timedelta(minutes=4), [0]),  # a moment of it is not worth a request
+        (NOW - 28 * DAY - timedelta(seconds=60), [0, None]),
+        (NOW - 28 * DAY - timedelta(seconds=59), [0]),  # a moment is not worth a request
         (NOW - 28 * DAY, [0]),
     ],
 )

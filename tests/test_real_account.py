@@ -38,11 +38,10 @@ def test_an_endpoint_without_usable_sessions_ends_the_run_with_what_to_set(
 
 
 @pytest.mark.parametrize("status", [403, 404])
-@pytest.mark.parametrize("action", ["--test", "--select=usage_sessions"])
+@pytest.mark.parametrize("arguments", [(), ("--test",)], ids=str)
 def test_a_missing_endpoint_is_told_with_the_other_one(
-    tmp_path: Path, sandbox: Sandbox, status: int, action: str
+    tmp_path: Path, sandbox: Sandbox, status: int, arguments: tuple[str, ...]
 ) -> None:
-    arguments = () if action != "--test" else (action,)
     sandbox.behaviour = Behaviour(no_access={"usage_new": status})
     config = s.config_for(sandbox, usage_endpoint="usage_new")
     line = s.error_line(s.run(tmp_path, config, *arguments))
@@ -88,7 +87,7 @@ def test_the_endpoint_in_a_state_of_earlier_snapshots(sandbox: Sandbox) -> None:
     bookmark = first.state["bookmarks"]["usage_sessions"]
     bookmark["usage_endpoint"] = "usage_new"
     message, _ = s.failing(config, state=first.state)
-    assert "read /usage_new before: set usage_endpoint to usage_new" in message
+    assert "A run read /usage_new: set usage_endpoint to usage_new, or remove the state." in message
     for endpoint in ("usage_new", "usage"):
         bookmark["usage_endpoint"] = endpoint
         later = s.sync({**config, "usage_endpoint": endpoint}, state=first.state)

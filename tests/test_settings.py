@@ -36,12 +36,12 @@ DATE = "is not a date: write it as 2026-08-30 or"
         ({"start_date": "2026-08-02", "end_date": "2026-08-01"}, "end_date lies before start_date"),
         ({"timezone": "Mars/Olympus"}, "timezone is not an IANA time zone"),
         ({"timezone": "new_york"}, "such as Europe/Berlin or America/New_York."),
-        ({"timezone": "europe/Berlin"}, "write, without quotes, a name such as Europe/Berlin."),
+        ({"timezone": "europe/Berlin"}, "with no quotes in it, a name such as Europe/Berlin."),
         ({"end_date": "9999-12-31T23:59:59-12:00"}, f"end_date {DATE}"),
         ({"start_date": "0001-01-01T00:00:00+12:00"}, f"start_date {DATE}"),
         ({"timezone": "../etc/passwd"}, "timezone is not an IANA time zone"),
-        ({"stats_period": '"day"'}, "has to be without quotes, one of hour, day, week, month."),
-        ({"start_date": '"2026-08-01"'}, "or 2026-08-30T20:00:00Z, without quotes."),
+        ({"stats_period": '"day"'}, "one of hour, day, week, month, with no quotes in it."),
+        ({"start_date": '"2026-08-01"'}, "or 2026-08-30T20:00:00Z, with no quotes in it."),
         ({"lookback_days": ""}, "lookback_days has to be of type integer."),
         ({"window_days": 0}, "window_days has to be at least 1"),
         ({"request_timeout": 9999}, "request_timeout has to be at most 3600"),
@@ -71,7 +71,7 @@ def test_a_wrong_setting_is_one_line(
 
 
 CAUSES: dict[str, tuple[object, dict[str, object]]] = {
-    "codecs.decode": ({}, {"state": "{}".encode("utf-16")}),  # as PowerShell writes it
+    "UnicodeDecodeError": ({}, {"state": "{}".encode("utf-16")}),  # as PowerShell writes it
     "singer_sdk.configuration._dict_config": ("ENV", {}),
     "jsonschema.validators": ({"stream_maps": {"__else__": 5}}, {}),
     "singer_sdk.helpers._util": ("{", {}),
@@ -86,7 +86,7 @@ CAUSES: dict[str, tuple[object, dict[str, object]]] = {
 def test_what_the_sdk_lets_through_is_one_line(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
-    untold = "singer_sdk.contrib.msgspec.write_message"  # the next test has it
+    untold = "singer_sdk.contrib.msgspec.write_message"  # test_what_cannot_be_written_is_one_line
     assert {*CAUSES, untold} == _CAUSES.keys()
     config, files = CAUSES[module]
     monkeypatch.setenv("TAP_CRANKWHEEL_WINDOW_DAYS", "seven")
@@ -145,7 +145,8 @@ def test_a_broken_configuration_is_one_line(tmp_path: Path, config: str) -> None
 
 def test_a_file_that_is_not_there_or_is_broken_is_one_line(tmp_path: Path) -> None:
     missing = s.command_line("--config", "/none.json")
-    assert "--config, --catalog or --state does not name" in s.error_line(missing)
+    for line in (missing, s.command_line("--config", str(tmp_path))):  # a folder
+        assert "--config, --catalog or --state does not name" in s.error_line(line)
     assert "--catalog" in s.error_line(s.run(tmp_path, {"api_key": "k"}, catalog="{"))
 
 
@@ -187,6 +188,13 @@ def test_a_variable_that_is_neither_true_nor_false_is_one_line(
     monkeypatch.setenv("TAP_CRANKWHEEL_EMIT_ACTIVATE_VERSION_MESSAGES", text)
     line = s.error_line(s.command_line("--config", "ENV", "--test"))
     assert line.endswith("emit_activate_version_messages has to be true or false.")
+
+
+@pytest.mark.parametrize("text", ["true", "True", "1", "no"])
+def test_what_says_true_or_false_is_read(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TAP_CRANKWHEEL_EMIT_ACTIVATE_VERSION_MESSAGES", text)
+    users = TapCrankWheel(config={"api_key": "k"}, parse_env_config=True).streams["users"]
+    assert users.emit_activate_version_messages == (text != "no")
 
 
 LONG_ID = "how-many-people-on-your-team-would-use-screen-sharing-every-single-week"
