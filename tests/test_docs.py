@@ -70,9 +70,9 @@ def test_the_log_is_what_a_run_says() -> None:
         return [re.sub(r":\d{4,}", ":port", line) for line in kept]
 
     command = Path(sys.executable).parent / "tap-crankwheel-sandbox"
-    run = subprocess.run([command], capture_output=True, text=True, check=True)
+    run = subprocess.run([command], capture_output=True, check=True)
     (shown,) = (block for block in blocks("docs/running.md", "text") if "windows: " in block)
-    assert own(shown) == own(run.stderr)
+    assert own(shown) == own(run.stderr.decode())
     assert len(own(shown)) == len(shown.splitlines())
 
 
