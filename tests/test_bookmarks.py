@@ -62,7 +62,7 @@ CASES: dict[str, tuple[Any, ...]] = {
     "without start_date": (None, None, None, None, "08-04T15:20", END, END),
     "bookmark": ("08-11", None, "08-30T12:00", 2, "08-28T12:00", END, END),
     "lookback over start_date": ("08-30T06:00", None, "08-30T12:00", None, "08-30T06:00", END, END),
-    "old bookmark without start_date": (None, None, "06-02", None, "05-26", END, END),
+    "old bookmark without start_date": (None, None, "08-02", None, "07-26", END, END),
     "bookmark after end_date": ("08-11", "08-25", "08-31", 10, "08-21", "08-25", "08-31"),
     "end_date in the future": ("08-11", "12-31", None, None, "08-11", END, END),
     "bookmark in the future": ("08-11", None, "10-01", 3, "08-29T15:20", END, END),

@@ -59,7 +59,7 @@ SELECTS: dict[str, Selects] = {
 def test_every_event_once(stream: str, by: str, window_days: int, *, numbered: bool) -> None:
     first = datetime.fromisoformat(START)
     items = []
-    for n in range(14 * 24):  # one an hour, some over midnight, some of no length
+    for n in range(24 * (7 + window_days)):  # one an hour, some over midnight, some of no length
         start = first + timedelta(hours=n, seconds=-1 if n % 24 == 0 and n else n % 3)
         end = start + timedelta(minutes=(0, 59, 90, 3000)[n % 4])
         number = {"session_id": n} if numbered else {}

@@ -37,7 +37,7 @@ def served() -> Any:
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     cuts=st.lists(st.integers(0, 400), min_size=1, max_size=6),
     select=st.sampled_from(["start", "end", "overlap"]),
@@ -85,7 +85,7 @@ def test_killed_over_and_over_nothing_is_lost(sandbox: Sandbox, tmp_path: Path) 
     config = s.config_for(sandbox, window_days=1)
     rng = random.Random(6)  # noqa: S311
     warehouse, kills = s.Warehouse(), 0
-    for _ in range(12):
+    for _ in range(8):
         with start(tmp_path, config, warehouse.state) as tap:
             assert tap.stdout
             data = b"".join(tap.stdout.readline() for _ in range(rng.randrange(1, 120)))
@@ -93,7 +93,7 @@ def test_killed_over_and_over_nothing_is_lost(sandbox: Sandbox, tmp_path: Path) 
             # What was on its way when the tap was killed still arrives, perhaps half a line.
             warehouse.load(s.Output(complete_lines(data + tap.stdout.read())))
         kills += tap.returncode == -signal.SIGKILL
-    assert kills >= 5
+    assert kills >= 4
     warehouse.load(s.sync(config, state=warehouse.state))
     check(warehouse, sandbox, s.sync(config))
 

@@ -96,12 +96,12 @@ def daily(count: float, length: timedelta = timedelta(minutes=20)) -> list[Item]
 @pytest.mark.slow
 @pytest.mark.parametrize(("stream", "settings"), CASES, ids=str)
 def test_an_ignored_range_ends_the_run_in_a_short_history_too(stream: str, settings: s.Row) -> None:
-    for phase in (0.05, 0.5, 0.95):
+    for turn, phase in enumerate((0.05, 0.5, 0.95)):
         starts = [NOW - timedelta(days=28 / 5 * (n + phase)) for n in range(5)]
         everything = History([(start, start + DAY / 72) for start in starts], select="overlap")
         respond = everything.respond(NOW - 28 * DAY, NOW)
         with s.ScriptedSandbox(usage=respond, demo_usage=respond).running() as sandbox:
-            for days in range(2, 28):
+            for days in range(2 + turn, 28, 3):
                 start = (NOW - timedelta(days=days)).isoformat()
                 config = s.config_for(sandbox, start_date=start, end_date=None, **settings)
                 message, _ = s.failing(config, stream, clock=s.FakeClock(NOW))
@@ -116,7 +116,7 @@ def test_an_ignored_range_ends_the_run_in_a_long_history(
 ) -> None:
     for now in (NOW, NOW - timedelta(days=17)):  # in another part of the month
         start = (now - timedelta(days=days)).isoformat()
-        account = s.small_account(days=220, fixed_now=now)
+        account = s.small_account(days=days + 20, fixed_now=now)
         with Sandbox(account, Behaviour(**VARIANTS["ignores-range"])).running() as sandbox:
             config = s.config_for(sandbox, start_date=start, end_date=None, **settings)
             message, output = s.failing(config, stream, clock=s.FakeClock(now))
@@ -129,7 +129,7 @@ def test_an_ignored_range_ends_the_run_in_a_long_history(
 def test_a_server_that_begins_to_ignore_the_range_is_noticed_at_once(
     stream: str, settings: s.Row
 ) -> None:
-    with Sandbox(s.small_account(days=40)).running() as sandbox:
+    with Sandbox(s.small_account()).running() as sandbox:
         config = s.config_for(sandbox, end_date=None, **settings)
         state = s.sync(config, select=(stream,), clock=s.FakeClock(NOW)).state
         sandbox.behaviour = Behaviour(**VARIANTS["ignores-range"])
@@ -161,7 +161,7 @@ ODD: dict[str, dict[str, Any]] = {
         f"never ended, with {end} as its end": {"select": "overlap", "open_end": end}
         for end in ("start", "last", "nothing")
     },
-    **{f"six days long, by {by}": {"select": by} for by in ("start", "end", "overlap")},
+    **{f"ten days long, by {by}": {"select": by} for by in ("start", "end", "overlap")},
     "not answered, which stays open": {"select": "overlap", "event": timedelta(seconds=1)},
     "handled six days later": {"select": "later", "event": SIX_DAYS},
     "handled six days later, which does not show": {"select": "later"},
@@ -174,9 +174,9 @@ ODD: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ODD)
-@pytest.mark.parametrize("count", [1 / 30, 0.2, 1, 5])
+@pytest.mark.parametrize("count", [1 / 30, 0.2, 2])
 def test_no_false_alarm_of_an_ignored_range(case: str, count: float) -> None:
-    items = daily(count, SIX_DAYS if "six days long" in case else timedelta(minutes=20))
+    items = daily(count, 10 * DAY if "ten days long" in case else timedelta(minutes=20))
     if "never" in case:
         items += [(NOW - 35 * DAY, None), (NOW - 20 * DAY, None)]
     if "not answered" in case:
@@ -196,7 +196,7 @@ def test_no_false_alarm_of_an_ignored_range(case: str, count: float) -> None:
     with s.ScriptedSandbox(usage=respond, demo_usage=respond).running() as sandbox:
         start_date = (NOW - 30 * DAY).isoformat()
         config = s.config_for(sandbox, start_date=start_date, end_date=None)
-        for day in range(14):
+        for day in range(0, 14, 2):
             history.now = NOW + day * DAY
             output = s.sync(config, state=state, select=WINDOWED, clock=s.FakeClock(history.now))
             state = output.state

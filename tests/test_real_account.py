@@ -27,7 +27,7 @@ def test_an_endpoint_without_usable_sessions_ends_the_run_with_what_to_set(
 ) -> None:
     with Sandbox(s.small_account(), Behaviour(**VARIANTS[variant])).running() as sandbox:
         # Before the account begins there are responses without sessions.
-        config = s.config_for(sandbox, window_days=1, start_date="2026-07-01")
+        config = s.config_for(sandbox, window_days=1, start_date="2026-08-08")
         message, _ = s.failing(config, stream)
         assert "et usage_endpoint to usage_new, or back to usage." in message
         assert s.ranges(sandbox, "usage_new") == []
@@ -69,7 +69,7 @@ def test_a_first_load_without_a_session_warns_once(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     warning = "no response held a session. If there are some, set usage_endpoint to usage_new"
-    quiet = s.config_for(sandbox, start_date="2026-01-01", end_date="2026-02-01")
+    quiet = s.config_for(sandbox, start_date="2026-01-27", end_date="2026-02-01")
     first = s.sync(quiet, select=USAGE)
     assert caplog.text.count(warning) == 1
     s.sync(quiet, select=USAGE[2:], state=first.state)

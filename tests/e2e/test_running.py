@@ -91,9 +91,6 @@ def test_what_the_target_has_confirmed_is_not_read_again_and_nothing_is_lost(
         assert ("Gracefully shutting down..." in log) == (number == signal.SIGTERM)
         before = contents(tmp_path / "warehouse.duckdb")
         assert len(before["usage_sessions"]) >= 150
-        assert "usage_sessions" in task.meltano(
-            "state", "get", "dev:tap-crankwheel-to-target-duckdb"
-        )
 
         if number == signal.SIGKILL:
             with pytest.raises(AssertionError, match=r"Another .* is already running"):
