@@ -69,7 +69,7 @@ def test_a_first_load_without_a_session_warns_once(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     warning = "no response held a session. If there are some, set usage_endpoint to usage_new"
-    quiet = s.config_for(sandbox, start_date="2026-01-27", end_date="2026-02-01")
+    quiet = s.config_for(sandbox, start_date="2026-07-27", end_date="2026-08-01")
     first = s.sync(quiet, select=USAGE)
     assert caplog.text.count(warning) == 1
     s.sync(quiet, select=USAGE[2:], state=first.state)
