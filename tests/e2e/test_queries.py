@@ -91,7 +91,7 @@ def test_both_databases_answer_all_questions_alike(postgres: str, tmp_path: Path
     assert all(answers.values())
 
 
-@pytest.mark.parametrize("name", ["Europe/Berlin", "America/New_York"])
+@pytest.mark.parametrize("name", ["Europe/Berlin", "America/New_York", "UTC"])
 def test_statistics_follow_the_rows_time_zone(postgres: str, tmp_path: Path, name: str) -> None:
     # The first of a month; before it five whole weeks, in one of which Berlin changes its clocks.
     now = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)

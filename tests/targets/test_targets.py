@@ -46,9 +46,10 @@ def test_a_target_is_tried_where_it_has_to_convert(venvs: Path, tmp_path: Path) 
         try_target(TARGETS[0], "plain", venvs, tmp_path, mended=False)
 
 
-def test_the_output_passes_singer_check_tap(venvs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["plain", "flat"])
+def test_the_output_passes_singer_check_tap(mode: str, venvs: Path, tmp_path: Path) -> None:
     commands, *_ = install("singer-tools", venvs)
-    for look in looks("plain"):
+    for look in looks(mode):
         text = "\n".join([*look.lines, ""])
         printed = call(commands / "singer-check-tap", cwd=tmp_path, stdin=text)
         assert "The output is valid" in printed
