@@ -577,7 +577,7 @@ def places(document: Any, schema: Row, sent: str) -> Iterator[Place]:
             is_shown = key in known or (not is_free and is_name(key, sent if is_usual else None))
             shown.setdefault(key if is_shown else "", []).append(key)
         if hidden := shown.pop("", None):
-            shown[f"<key> × {len(hidden)}"] = hidden  # noqa: RUF001
+            shown[f"<key> x {len(hidden)}"] = hidden
         for field, keys in shown.items():
             inner = [value[key] for value in objects for key in keys if key in value]
             total = len(objects) if [field] == keys else len(inner)
